@@ -1,0 +1,220 @@
+"""A value that comes later: blocking for threads, awaitable for tasks. Knows nothing of actors."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import pykka
+import trio
+from trio.lowlevel import Abort, enable_ki_protection, wait_task_rescheduled
+
+from actors._deadlines import Deadlines
+from actors._errors import AskTimeout, refuse_on_trio_thread
+from actors._wake import TaskWaker, ThreadWaker, Waker
+
+__all__ = ["TrioFuture"]
+
+T = TypeVar("T")
+J = TypeVar("J")
+M = TypeVar("M")
+R = TypeVar("R")
+
+ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+
+
+class TrioFuture(pykka.Future[T]):
+    """Set once, from any thread or task; a second time raises ``queue.Full``, as in Pykka.
+
+    ``get()`` blocks a thread and is refused on a Trio thread; ``await future`` waits in a task and may be done many
+    times. A cancelled wait takes nothing from the others.
+    """
+
+    # Once the asker is gone. The receiver skips a message whose answer nobody can read any more.
+    abandoned = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._done = False
+        self._value: Any = None
+        self._exc_info: ExcInfo | None = None
+        self._waiting: list[Waker] = []
+        self._awaited: Callable[[], Awaitable[T]] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """There is a value or an exception. Always False for what combinators make."""
+        return self._done
+
+    # -- setting: any thread
+
+    def set(self, value: T | None = None) -> None:
+        self._settle(value, None)
+
+    def set_exception(self, exc_info: ExcInfo | None = None) -> None:
+        """Without an argument: the exception that is being handled."""
+        self._settle(None, sys.exc_info() if exc_info is None else exc_info)
+
+    @enable_ki_protection
+    def _settle(self, value: Any, exc_info: ExcInfo | None) -> None:
+        with self._lock:
+            if self._done or self._get_hook is not None:
+                raise queue.Full
+            self._value = value
+            self._exc_info = exc_info
+            self._done = True
+            waiting, self._waiting = self._waiting, []
+        for waker in waiting:
+            waker.wake()
+
+    def set_get_hook(self, func: Callable[[float | None], T]) -> None:
+        with self._lock:
+            if self._done:
+                raise queue.Full
+            self._get_hook = func
+
+    # -- reading from a thread
+
+    def get(self, *, timeout: float | None = None) -> Any:
+        """Block until set. Raises what was set as the exception, or AskTimeout after ``timeout`` seconds.
+
+        Raises WouldDeadlock on a Trio thread, even when the value is there: whether it is must not decide over an
+        error.
+        """
+        refuse_on_trio_thread("Future.get()", "`await future`")
+        if self._get_hook is not None:
+            return super().get(timeout=timeout)
+        waker = ThreadWaker()
+        if self._register(waker) and not waker.wait(timeout):
+            self._unregister(waker)
+            if not self._done:
+                raise AskTimeout(timeout)
+        return self._unwrap()
+
+    def _register(self, waker: Waker) -> bool:
+        with self._lock:
+            if not self._done:
+                self._waiting.append(waker)
+            return not self._done
+
+    def _unregister(self, waker: Waker) -> None:
+        with self._lock:
+            if waker in self._waiting:
+                self._waiting.remove(waker)
+
+    def _unwrap(self) -> Any:
+        if self._exc_info is None:
+            return self._value
+        exc_type, error, traceback = self._exc_info
+        if error is None:
+            assert exc_type is not None
+            error = exc_type()
+        try:
+            raise error.with_traceback(traceback)
+        finally:
+            del error  # it holds this frame
+
+    # -- reading from a task
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not trio.lowlevel.in_trio_task():
+            # Another event loop, or a plain generator: Pykka's way, which gives way once and then blocks.
+            yield
+            return cast("T", self.get())
+        return (yield from self._value_in_task().__await__())
+
+    __iter__ = __await__
+
+    async def _value_in_task(self) -> T:
+        if self._get_hook is None:
+            await self._wait()
+            return cast("T", self._unwrap())
+        if isinstance(self._get_hook_result, pykka._future._Unset):
+            if self._awaited is None:  # a stranger's hook, which may block
+                return await trio.to_thread.run_sync(self.get, abandon_on_cancel=True)
+            self._get_hook_result = await self._awaited()
+        else:
+            await trio.lowlevel.checkpoint()
+        return self._get_hook_result
+
+    async def _wait(self) -> None:
+        """Park until set. Always a checkpoint."""
+        waker = TaskWaker()
+        if not self._register(waker):
+            await trio.lowlevel.checkpoint()
+            return
+
+        def give_up(_: object) -> Abort:
+            waker.forget()
+            self._unregister(waker)
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(give_up)
+
+    async def answer_by(self, deadlines: Deadlines, timeout_s: float) -> Any:
+        """Await the value as its only reader, at most ``timeout_s`` seconds; the future is abandoned if that fails.
+
+        In the run that ``deadlines`` belongs to. Raises what was set as the exception, or AskTimeout.
+        """
+        waker = TaskWaker()
+        if not self._register(waker):  # answered by a thread in no time, or a dead letter
+            await trio.lowlevel.checkpoint()
+            return self._unwrap()
+        entry = deadlines.add(trio.current_time() + timeout_s, waker)
+
+        def give_up(_: object) -> Abort:
+            waker.forget()
+            self.abandoned = True
+            return Abort.SUCCEEDED
+
+        try:
+            await wait_task_rescheduled(give_up)
+        finally:
+            deadlines.discard(entry)
+        if waker.timed_out and not self._done:
+            self.abandoned = True
+            raise AskTimeout(timeout_s)
+        return self._unwrap()
+
+    # -- combinators: Pykka's hook for threads, a coroutine for tasks. A function may be called once by each of the two.
+
+    @staticmethod
+    def derive(hook: Callable[[float | None], M], awaited: Callable[[], Awaitable[M]]) -> TrioFuture[M]:
+        """A future made of others: by ``hook(timeout)`` in a thread, by ``await awaited()`` in a task."""
+        future: TrioFuture[M] = TrioFuture()
+        future.set_get_hook(hook)
+        future._awaited = awaited
+        return future
+
+    def map(self, func: Callable[[T], M]) -> TrioFuture[M]:
+        async def awaited() -> M:
+            return func(await self)
+
+        return TrioFuture.derive(lambda timeout: func(self.get(timeout=timeout)), awaited)
+
+    def filter(self: pykka.Future[Iterable[J]], func: Callable[[J], bool]) -> TrioFuture[Iterable[J]]:
+        return cast("TrioFuture[Iterable[J]]", self).map(lambda items: list(filter(func, items)))
+
+    def join(self: pykka.Future[Any], *futures: pykka.Future[Any]) -> TrioFuture[Iterable[Any]]:
+        sources = [self, *futures]
+
+        async def awaited() -> Iterable[Any]:
+            return [await _in_task(source) for source in sources]
+
+        return TrioFuture.derive(lambda timeout: [source.get(timeout=timeout) for source in sources], awaited)
+
+    def reduce(self: pykka.Future[Iterable[J]], func: Callable[[R, J], R], *args: R) -> TrioFuture[R]:
+        return cast("TrioFuture[Iterable[J]]", self).map(lambda items: functools.reduce(func, items, *args))
+
+
+async def _in_task(future: pykka.Future[Any]) -> Any:
+    if isinstance(future, TrioFuture):
+        return await future
+    # Another runtime's future only knows how to block.
+    return await trio.to_thread.run_sync(future.get, abandon_on_cancel=True)

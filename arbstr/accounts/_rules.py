@@ -1,0 +1,100 @@
+"""What an operation does to an account: pure functions from balances to balances, with the postings that say so.
+
+Each keeps M2 (``available + held + spent = deposited - withdrawn``, nothing negative) and returns postings that sum to
+zero. Nothing here knows of clocks, disks or actors.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from arbstr.errors import BillingRefused
+from arbstr.store import AccountRow, Ledger, Posting
+from arbstr.units import format_sats
+
+
+@frozen
+class Move:
+    """The account after an operation, and the journal entries of it."""
+
+    after: AccountRow
+    postings: tuple[Posting, ...]
+
+
+def _moved(
+    account: AccountRow,
+    *,
+    available: int = 0,
+    held: int = 0,
+    spent: int = 0,
+    deposited: int = 0,
+    debt: int = 0,
+) -> Move:
+    """Apply differences in msat. What the agent's own accounts gain, the world or its arrears lose."""
+    after = AccountRow(
+        account.agent_id,
+        account.version + 1,
+        account.available_msat + available,
+        account.held_msat + held,
+        account.spent_msat + spent,
+        account.deposited_msat + deposited,
+        account.withdrawn_msat,
+        account.debt_msat + debt,
+    )
+    amounts = (
+        (Ledger.WORLD, -deposited),
+        (Ledger.AVAILABLE, available),
+        (Ledger.HELD, held),
+        (Ledger.SPENT, spent),
+        (Ledger.DEBT, -debt),
+        (Ledger.ARREARS, debt),
+    )
+    return Move(after, tuple([Posting(ledger, amount) for ledger, amount in amounts if amount]))
+
+
+def deposit(account: AccountRow, amount_msat: int) -> Move:
+    """Credit ``amount_msat``; a debt is paid off first."""
+    if amount_msat <= 0:
+        raise ValueError(f"a deposit must be positive, got {amount_msat} msat")
+    paid = min(account.debt_msat, amount_msat)
+    return _moved(account, deposited=amount_msat, available=amount_msat - paid, spent=paid, debt=-paid)
+
+
+def reserve(account: AccountRow, amount_msat: int) -> Move:
+    """Set ``amount_msat`` aside. Raises BillingRefused (402) when it is not there or a debt is open."""
+    if amount_msat < 0:
+        raise ValueError(f"a hold must not be negative, got {amount_msat} msat")
+    if account.debt_msat > 0:
+        raise BillingRefused(
+            f"Insufficient balance: a debt of {format_sats(account.debt_msat)} sats is open; deposit more than that",
+            reason="outstanding_debt",
+            details={"debt_msat": account.debt_msat, "available_msat": account.available_msat},
+        )
+    if amount_msat > account.available_msat:
+        raise BillingRefused(
+            f"Insufficient balance: this request may cost up to {format_sats(amount_msat)} sats and "
+            f"{format_sats(account.available_msat)} sats are available; deposit more, or lower max_tokens",
+            reason="insufficient_balance",
+            details={"available_msat": account.available_msat, "requested_msat": amount_msat},
+        )
+    return _moved(account, available=-amount_msat, held=amount_msat)
+
+
+def settle(account: AccountRow, held_msat: int, charge_msat: int) -> Move:
+    """End a hold of ``held_msat`` by charging ``charge_msat``; the rest goes back.
+
+    A charge above the hold takes the rest from ``available``; what is not there becomes debt (M4). A charge of 0 is a
+    release.
+    """
+    if charge_msat < 0:
+        raise ValueError(f"a charge must not be negative, got {charge_msat} msat")
+    from_hold = min(charge_msat, held_msat)
+    above = charge_msat - from_hold
+    from_available = min(above, account.available_msat)
+    return _moved(
+        account,
+        available=held_msat - from_hold - from_available,
+        held=-held_msat,
+        spent=from_hold + from_available,
+        debt=above - from_available,
+    )

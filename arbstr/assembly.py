@@ -1,0 +1,260 @@
+"""The supervision tree: what starts when, what replaces whom, and how all of it stops.
+
+Start: store, accounts, providers, requests, edge. Stop is the reverse, and each part stops only when nothing above it
+can need it any more: the edge lets requests end, accounts answer their last messages, the store writes what is queued.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+import trio
+from attrs import define, frozen
+
+import arbstr
+from actors import ActorSystem
+from arbstr.accounts import Accounts, deposit_now, resolve_orphans
+from arbstr.config import Config, ProviderConfig
+from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
+from arbstr.edge import serve as serve_edge
+from arbstr.providers import BreakerState, Directory, ProviderActor, ProviderView, Upstream
+from arbstr.requests import Authenticator, Caller, RequestContext, Requests
+from arbstr.store import NewAgent, Store, StoreError, TokenRow
+from arbstr.units import Price, format_sats
+from arbstr.wire import ModelEntry, models_body
+
+logger = logging.getLogger("arbstr")
+
+HOUSEKEEPING_S = 5.0
+"""Between looks at leases and at actors that died."""
+RESERVE_TOKENS = 4_096
+"""Bound on a completion of unstated length where no accounts say otherwise."""
+DEMO_DEPOSIT_MSAT = 100_000_000
+STOP_GRACE_S = 10.0
+
+
+def serve(config: Config, *, mock: bool = False) -> int:
+    """Run the proxy until SIGINT or SIGTERM. Returns the exit code: 0 when told to stop, 1 when it cannot run."""
+    _log_to_stderr(config.logging.level)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    try:
+        trio.run(_run, config, mock)
+    except* (CannotListen, StoreError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the program's last word
+        return_code = 1
+    else:
+        return_code = 0
+    return return_code
+
+
+async def _run(config: Config, mock: bool) -> None:
+    """Open what can be refused, address first, then run the tree on it."""
+    listeners = await open_listeners(config.server.listen)
+    try:
+        # Opening blocks for a moment, before there is anybody to keep waiting.
+        with Store.open(config.database.path, durability=config.database.durability) as store:
+            resolve_orphans(store)
+            demo = _demo_agent(store) if mock and config.vault is not None else None
+            tokens = store.tokens_now()
+            store.attach(trio.lowlevel.current_trio_token())
+            await _Tree(config, store, tokens, demo).run(listeners)
+            # What the writer still has to say goes to actors that have ended.
+            store.detach()
+    finally:
+        for listener in listeners:
+            await listener.aclose()
+
+
+@define(eq=False)
+class _Tree:
+    """Everything that runs, from the store up."""
+
+    config: Config
+    store: Store
+    tokens: list[TokenRow]
+    demo: NewAgent | None
+
+    async def run(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve until a signal comes, then stop in order."""
+        config = self.config
+        async with AsyncExitStack() as stack:
+            system = await stack.enter_async_context(ActorSystem.run())
+            accounts = self._accounts(system)
+            directory = Directory(provider.name for provider in config.providers)
+            upstreams = {provider.name: Upstream(provider) for provider in config.providers}
+            for upstream in upstreams.values():
+                stack.push_async_callback(upstream.aclose)
+            context = RequestContext(
+                system=system,
+                directory=directory,
+                upstreams=upstreams,
+                policies=config.policies,
+                store=self.store,
+                accounts=accounts,
+                default_reserve_tokens=config.vault.default_reserve_tokens if config.vault else RESERVE_TOKENS,
+                stream_cost_event=config.server.stream_cost_event,
+            )
+            requests = Requests(context)
+            keeper = _Keeper(system, directory, requests, accounts, {one.name: one for one in config.providers})
+            keeper.start_providers()
+            gate = Gate()
+            services = Services(
+                config=config.server,
+                authenticate=Authenticator(config.server, accounts, self._demo_caller()),
+                chat=requests.chat,
+                models=_Models(directory),
+                health=_Health(directory),
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.run)
+                await serve_edge(
+                    make_app(services, gate),
+                    config.server,
+                    listeners=listeners,
+                    bound=self._announce,
+                    shutdown=lambda: _until_told_to_stop(context, gate, nursery),
+                )
+                nursery.cancel_scope.cancel()
+            await system.stop_all(grace_s=STOP_GRACE_S)
+
+    def _accounts(self, system: ActorSystem) -> Accounts | None:
+        vault = self.config.vault
+        if vault is None:
+            return None
+        return Accounts(system, self.store, self.tokens, hold_lease_s=vault.hold_lease_s)
+
+    def _demo_caller(self) -> Caller | None:
+        return Caller(self.demo.agent_id, "agent", self.demo.name) if self.demo else None
+
+    def _announce(self, addresses: list[str]) -> None:
+        """Tell on stdout where to connect, and in the demonstration also as whom."""
+        lines = [f"arbstr {arbstr.__version__} listening on {address}" for address in addresses]
+        if self.demo is not None:
+            lines += [
+                f"mock market: {len(self.config.providers)} pretended providers, no network, nothing is really spent",
+                f"demo agent {self.demo.agent_id} with {format_sats(DEMO_DEPOSIT_MSAT)} sats:",
+                f"  export OPENAI_BASE_URL={addresses[0]}/v1",
+                f"  export OPENAI_API_KEY={self.demo.token}",
+            ]
+        print("\n".join(lines), flush=True)  # noqa: T201 - for people and for scripts that wait for it
+
+
+async def _until_told_to_stop(context: RequestContext, gate: Gate, nursery: trio.Nursery) -> None:
+    """Return at the first SIGINT or SIGTERM; from then on a second one ends the grace of the requests in flight."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            logger.info("received %s, stopping: requests in flight may end", signal.Signals(number).name)
+            context.stopping = True
+            break
+    nursery.start_soon(_expire_at_signal, gate)
+
+
+async def _expire_at_signal(gate: Gate) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            logger.info("received %s again, ending the requests in flight", signal.Signals(number).name)
+            gate.expire()
+
+
+@frozen
+class _Keeper:
+    """Housekeeping: leases are renewed and swept, provider actors that died are replaced."""
+
+    system: ActorSystem
+    directory: Directory
+    requests: Requests
+    accounts: Accounts | None
+    providers: Mapping[str, ProviderConfig]
+
+    def start_providers(self) -> None:
+        """Start an actor for each provider that has none; a new one begins with a closed breaker."""
+        listed = {view.name for view in self.directory.snapshot}
+        for name, provider in self.providers.items():
+            if name not in listed or not self.directory.ref(name).is_alive():
+                self.system.start(ProviderActor, provider, self.directory)
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(HOUSEKEEPING_S)
+            self.start_providers()
+            self.requests.renew_leases()
+            if self.accounts is not None:
+                self.accounts.sweep()
+
+
+def _demo_agent(store: Store) -> NewAgent:
+    agent = store.add_agent_now("demo")
+    deposit_now(store, agent.agent_id, DEMO_DEPOSIT_MSAT, f"demo:{agent.agent_id}")
+    return agent
+
+
+@define(eq=False)
+class _Models:
+    """The body of ``GET /v1/models``, made anew when a provider has changed."""
+
+    directory: Directory
+    _shown: tuple[ProviderView, ...] = ()
+    _body: bytes = models_body(())
+    _created: int = int(time.time())
+
+    def __call__(self, caller: Caller) -> bytes:
+        snapshot = self.directory.snapshot
+        if snapshot is not self._shown:
+            self._shown, self._body = snapshot, models_body(self._entries(snapshot))
+        return self._body
+
+    def _entries(self, snapshot: tuple[ProviderView, ...]) -> list[ModelEntry]:
+        served: dict[str, list[ProviderView]] = {}
+        for view in snapshot:
+            for model in view.models:
+                served.setdefault(model, []).append(view)
+        return [self._entry(model, views) for model, views in served.items()]
+
+    def _entry(self, model: str, views: list[ProviderView]) -> ModelEntry:
+        prices: list[Price] = [view.price for view in views if view.price is not None]
+        return ModelEntry(
+            id=model,
+            created=self._created,
+            owned_by="arbstr",
+            providers=tuple(view.name for view in views),
+            price=min(prices, key=lambda price: price.cost_msat(1_000_000, 1_000_000), default=None),
+        )
+
+
+@frozen
+class _Health:
+    """``GET /health``: 200 while at least one provider can be tried, 503 when all circuits are open (section 4.10)."""
+
+    directory: Directory
+
+    def __call__(self) -> tuple[int, bytes]:
+        views = self.directory.snapshot
+        states = [view.breaker_state for view in views]
+        if states and all(state is BreakerState.OPEN for state in states):
+            status, code = "unhealthy", 503
+        elif any(state is not BreakerState.CLOSED for state in states):
+            status, code = "degraded", 200
+        else:
+            status, code = "ok", 200
+        providers = {
+            view.name: {"state": view.breaker_state, "failure_count": view.failure_count, "tier": view.tier}
+            for view in views
+        }
+        return code, json.dumps({"status": status, "providers": providers}).encode()
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("pykka").setLevel(logging.WARNING)

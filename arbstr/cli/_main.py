@@ -1,0 +1,127 @@
+"""Which verbs and options there are, and how errors leave the program.
+
+Exit codes: 0 done, 1 refused or failed (the reason on stderr), 2 not understood (usage on stderr), 130 interrupted.
+A verb's module is imported when it is used: ``--version`` needs no network and no database.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arbstr import __version__
+from arbstr.cli._amounts import parse_amount_msat
+from arbstr.cli._errors import Refused
+from arbstr.config import ConfigError
+from arbstr.units import Msat
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: that of the process) and return its exit code.
+
+    Raises SystemExit for ``--help``, ``--version`` and for what argparse does not understand.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        _print_config_error(error, arguments)
+    except Refused as error:
+        print(f"Error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader of our output has left; let nothing more be written to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _print_config_error(error: ConfigError, arguments: Namespace) -> None:
+    """Every problem on its own line, ``check`` in other words than the rest; then the cause, for who does not check."""
+    checking = arguments.verb == "check"
+    for problem in error.problems:
+        print(f"{'Configuration error' if checking else 'Error'}: {problem}", file=sys.stderr)
+    if error.__cause__ is not None and not checking:
+        print(f"\nCaused by:\n    {error.__cause__}", file=sys.stderr)
+    if isinstance(error.__cause__, FileNotFoundError):
+        print(
+            "\nCopy config.example.toml to config.toml and edit it, or try arbstr without any: arbstr serve --mock",
+            file=sys.stderr,
+        )
+
+
+def _run(module: str, function: str) -> Callable[[Namespace], int]:
+    def run(arguments: Namespace) -> int:
+        code: int = getattr(import_module(f"arbstr.cli._{module}"), function)(arguments)
+        return code
+
+    return run
+
+
+def _amount(text: str) -> Msat:
+    try:
+        return parse_amount_msat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="arbstr", description="Send each LLM request to the cheapest provider that qualifies.", allow_abbrev=False
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"arbstr {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    serve = _verb(verbs, "serve", "run the proxy")
+    serve.add_argument("-l", "--listen", metavar="ADDR", help="host:port to listen on; overrides [server] listen")
+    serve.add_argument("--mock", action="store_true", help="a market of pretended providers; no file, no network")
+    check = _verb(verbs, "check", "read the configuration and report all that is wrong with it")
+    check.add_argument("--lenient", action="store_true", help="unknown keys are warnings, not errors")
+    _verb(verbs, "providers", "show the configured providers")
+    _add_agents(_verb(verbs, "agents", "agents and their balances"))
+    help_verb = verbs.add_parser("help", help="show this help")
+    help_verb.set_defaults(run=lambda _arguments: _help(parser))
+    return parser
+
+
+def _help(parser: ArgumentParser) -> int:
+    parser.print_help()
+    return 0
+
+
+def _add_agents(agents: ArgumentParser) -> None:
+    actions = agents.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = _verb(actions, "add", "register an agent; its token is shown once", action=("agents", "add"))
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--deposit", metavar="SATS", type=_amount, help="first balance, as for deposit")
+    _verb(actions, "list", "agents with their balances in sats", action=("agents", "list_agents"))
+    deposit = _verb(actions, "deposit", "add to an agent's balance", action=("agents", "deposit"))
+    deposit.add_argument("agent", metavar="AGENT", help="id or name")
+    deposit.add_argument("amount", metavar="AMOUNT", type=_amount, help="sats, up to 3 decimals; or an integer + msat")
+    deposit.add_argument("--key", help="names this deposit: repeated with the same key it is booked once")
+
+
+def _verb(
+    verbs: _SubParsersAction[ArgumentParser], name: str, text: str, *, action: tuple[str, str] | None = None
+) -> ArgumentParser:
+    """A verb with ``-c``, run by ``arbstr.cli._<name>.run``; an ``action`` names its module and function instead.
+
+    An action leaves ``config`` alone when ``-c`` is not given, so that ``-c`` before the action counts.
+    """
+    parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    default = Path("config.toml") if action is None else SUPPRESS
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", type=Path, default=default, help="configuration (default: config.toml)"
+    )
+    module, function = action or (name, "run")
+    parser.set_defaults(run=_run(module, function))
+    return parser

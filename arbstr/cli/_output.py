@@ -1,0 +1,50 @@
+"""Tables: rich on a terminal, plain aligned text in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def on_terminal() -> bool:
+    """Whether a person reads the output."""
+    return sys.stdout.isatty()
+
+
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: frozenset[str] = frozenset()
+) -> None:
+    """Print rows under headers; columns named in ``numbers`` are set to the right. Cells are plain text."""
+    if on_terminal():
+        _print_rich(headers, rows, numbers)
+    else:
+        _print_plain(headers, list(rows), numbers)
+
+
+def _print_rich(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers: frozenset[str]) -> None:
+    table = Table()
+    for header in headers:
+        table.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: a name with brackets in it is no markup
+    Console().print(table)
+
+
+def _print_plain(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: frozenset[str]) -> None:
+    lines = [headers, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if header in numbers else cell.ljust(width)
+            for cell, width, header in zip(line, widths, headers, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def note(text: str) -> None:
+    """Something to know, beside the output."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,46 @@
+"""What an operator can set: classes with units and ranges, and loading them from TOML.
+
+Knows no socket and no database. Money is exact: TOML floats are read as decimals.
+"""
+
+from arbstr.config._keys import convention_variable
+from arbstr.config._load import SCHEMA_KEYS, load, load_database, loads, with_listen
+from arbstr.config._mock import mock_config
+from arbstr.config._problems import ConfigError, Problem
+from arbstr.config._sanity import mode_warning, open_mode
+from arbstr.config._schema import (
+    Config,
+    DatabaseConfig,
+    LoggingConfig,
+    PoliciesConfig,
+    PolicyRule,
+    ProviderConfig,
+    ServerConfig,
+    Strategy,
+    Tier,
+    VaultConfig,
+)
+
+__all__ = [
+    "SCHEMA_KEYS",
+    "Config",
+    "ConfigError",
+    "DatabaseConfig",
+    "LoggingConfig",
+    "PoliciesConfig",
+    "PolicyRule",
+    "Problem",
+    "ProviderConfig",
+    "ServerConfig",
+    "Strategy",
+    "Tier",
+    "VaultConfig",
+    "convention_variable",
+    "load",
+    "load_database",
+    "loads",
+    "mock_config",
+    "mode_warning",
+    "open_mode",
+    "with_listen",
+]

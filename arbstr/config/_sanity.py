@@ -1,0 +1,95 @@
+"""What is allowed but probably not meant: warnings about a valid configuration. Pure, but for the file's mode."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from ipaddress import ip_address
+from itertools import groupby, pairwise
+from pathlib import Path
+
+from arbstr.config._rules import shown
+from arbstr.config._schema import Config, ProviderConfig
+from arbstr.units import Price
+
+SUSPICIOUS_RATIO = 100
+"""Real providers of one model differ by a factor of 10 or so; a mistaken unit makes it 1,000."""
+
+
+def open_mode(path: Path) -> int | None:
+    """Permission bits of a file that are more than owner may read and write, else None.
+
+    The whole mode is returned (``0o644``). Systems without such modes and files that are gone give None.
+    """
+    if os.name != "posix":
+        return None
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    return mode if mode & 0o177 else None
+
+
+def mode_warning(path: Path, mode: int) -> str:
+    """The sentence about a file with keys in it that others may read."""
+    return f"{path} has mode {mode:04o} and holds a key in plain text; run: chmod 600 {path}"
+
+
+def exposure_warning(config: Config) -> str | None:
+    """Reachable from other machines, and anybody may spend."""
+    if config.vault is not None or config.server.auth_token is not None:
+        return None
+    host = config.server.listen.rpartition(":")[0].strip("[]")
+    try:
+        local = ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if local:
+        return None
+    return (
+        f"listens on {config.server.listen} without [server] auth_token and without [vault]: whoever reaches it "
+        "spends your sats; set auth_token or listen on 127.0.0.1"
+    )
+
+
+def shared_variable_warnings(used: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """For (variable, provider) pairs: two providers that are given one key because their names fold together."""
+    ordered = sorted(used)
+    for variable, group in groupby(ordered, key=lambda pair: pair[0]):
+        providers = [provider for _, provider in group]
+        if len(providers) > 1:
+            yield (
+                f"providers {', '.join(map(shown, providers))} are all given the key in {variable}; "
+                "write api_key for each if that is not meant"
+            )
+
+
+def price_warnings(providers: Iterable[ProviderConfig]) -> Iterator[str]:
+    """Providers of one model whose prices are so far apart that a unit was probably mistaken.
+
+    Per model the prices are put in order; a step of ``SUSPICIOUS_RATIO`` between neighbours is named. Free is not
+    suspicious: a local model may cost nothing.
+    """
+    priced = [(provider, _level(provider.price)) for provider in providers if provider.price is not None]
+    priced = sorted((pair for pair in priced if pair[1] > 0), key=lambda pair: (pair[1], pair[0].name))
+    steps: dict[tuple[str, str], tuple[Fraction, list[str]]] = {}
+    models = dict.fromkeys(model for provider, _ in priced for model in provider.models or ("any model",))
+    for model in models:
+        serving = [pair for pair in priced if not pair[0].models or model in pair[0].models]
+        for (cheap, low), (dear, high) in pairwise(serving):
+            if high >= SUSPICIOUS_RATIO * low:
+                steps.setdefault((cheap.name, dear.name), (high / low, []))[1].append(model)
+    units = {provider.name: provider.rate_unit for provider, _ in priced}
+    for (cheap_name, dear_name), (ratio, affected) in steps.items():
+        yield (
+            f"provider {shown(dear_name)} asks {int(ratio)} times what {shown(cheap_name)} asks for "
+            f"{', '.join(affected)}; is rate_unit right? {shown(dear_name)} is read in {units[dear_name]}, "
+            f"{shown(cheap_name)} in {units[cheap_name]}"
+        )
+
+
+def _level(price: Price) -> Fraction:
+    """One number to compare prices by: prompt and completion rate together."""
+    return Fraction(price.prompt + price.completion, price.denominator)

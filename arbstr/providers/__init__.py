@@ -1,0 +1,35 @@
+"""Providers: who may send to them, how they have been doing, and the one way out to them."""
+
+from arbstr.providers._actor import ProviderActor
+from arbstr.providers._breaker import Admission, Breaker, BreakerState, Outcome
+from arbstr.providers._directory import Directory
+from arbstr.providers._latency import LatencyStats, LatencySummary
+from arbstr.providers._messages import Acquire, Describe, Permit, ProviderView, Report, Shut
+from arbstr.providers._mock import MockProfile, MockTransport
+from arbstr.providers._transport import PooledTransport, build_transport
+from arbstr.providers._upstream import FailureKind, Upstream, UpstreamAnswer, UpstreamFailure
+
+__all__ = [
+    "Acquire",
+    "Admission",
+    "Breaker",
+    "BreakerState",
+    "Describe",
+    "Directory",
+    "FailureKind",
+    "LatencyStats",
+    "LatencySummary",
+    "MockProfile",
+    "MockTransport",
+    "Outcome",
+    "Permit",
+    "PooledTransport",
+    "ProviderActor",
+    "ProviderView",
+    "Report",
+    "Shut",
+    "Upstream",
+    "UpstreamAnswer",
+    "UpstreamFailure",
+    "build_transport",
+]

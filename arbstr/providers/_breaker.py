@@ -1,0 +1,234 @@
+"""The circuit breaker of one provider: a pure state machine.
+
+Takes times and outcomes, returns admissions; knows no clock, no actor, no HTTP. Times are seconds of one monotonic
+clock, always passed in, never decreasing.
+
+A *ticket* is the number of one admission. Every opening makes all tickets handed out so far **stale**: what they
+report later says how the provider was before the breaker opened, so it can neither close nor reopen anything.
+``_ON_REPORT`` below is the whole behaviour for reports; ``admit`` is the only way from open to half-open.
+
+    closed     --failures reach the threshold, or a rate limit-->  open
+    open       --first admission after ``open_until``-->           half_open, that admission is the probe
+    half_open  --probe succeeds, or fails by the client's fault--> closed
+    half_open  --probe fails, or meets a rate limit-->             open
+    half_open  --probe abandoned or its time is over-->            half_open, the next admission is the probe
+
+Rules that the table states in short:
+
+* A fault reported while open or half-open by a stale ticket only adds to the count: the opening time is not moved,
+  or requests that were under way when the provider died would shut it for as long as their slowest timeout.
+* A success reported by a stale ticket changes nothing, not even the count.
+* A rate limit is the provider's own word about when to come back: it opens at once, for that time, and is no failure;
+  while open it can make the time longer, never shorter.
+* A client's fault proves that the provider answers: it resolves a probe as healthy. While closed it is neutral, since
+  a rejected request says nothing about whether the next one would be generated.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum, auto
+from typing import Final
+
+from attrs import frozen
+
+MIN_RATE_LIMIT_S: Final = 1.0
+"""A shorter ``Retry-After`` (0 is common) would only make the next refusal certain."""
+
+MAX_RATE_LIMIT_S: Final = 600.0
+"""A longer ``Retry-After`` is not believed: one odd answer must not remove a provider for a day."""
+
+NO_BREAKER_TICKET: Final = 0
+"""No admission ever has this number."""
+
+
+class BreakerState(StrEnum):
+    """The words of ``/health``."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Outcome(StrEnum):
+    """What one admitted request says about the provider."""
+
+    SUCCESS = "success"
+    CLIENT_FAULT = "client_fault"
+    """The provider answered that the request itself is wrong (400, 404, 413, 422)."""
+    PROVIDER_FAULT = "provider_fault"
+    RATE_LIMITED = "rate_limited"
+    ABANDONED = "abandoned"
+    """The client went away or we gave up: says nothing about the provider."""
+
+
+class _Move(Enum):
+    KEEP = auto()
+    RESET = auto()  # count to 0
+    COUNT = auto()  # count; open when the threshold is reached
+    TALLY = auto()  # count, nothing else
+    CLOSE = auto()
+    REOPEN = auto()  # count and open for the usual time
+    SHUT_OUT = auto()  # open for as long as the provider asks
+    EXTEND = auto()  # stay open for at least as long as the provider asks
+
+
+_CURRENT, _STALE = False, True
+
+_ON_REPORT: Final[dict[tuple[BreakerState, bool], dict[Outcome, _Move]]] = {
+    # Outcomes that are not listed are KEEP.
+    (BreakerState.CLOSED, _CURRENT): {
+        Outcome.SUCCESS: _Move.RESET,
+        Outcome.PROVIDER_FAULT: _Move.COUNT,
+        Outcome.RATE_LIMITED: _Move.SHUT_OUT,
+    },
+    (BreakerState.CLOSED, _STALE): {},
+    (BreakerState.OPEN, _STALE): {
+        Outcome.PROVIDER_FAULT: _Move.TALLY,
+        Outcome.RATE_LIMITED: _Move.EXTEND,
+    },
+    (BreakerState.HALF_OPEN, _CURRENT): {
+        Outcome.SUCCESS: _Move.CLOSE,
+        Outcome.CLIENT_FAULT: _Move.CLOSE,
+        Outcome.PROVIDER_FAULT: _Move.REOPEN,
+        Outcome.RATE_LIMITED: _Move.SHUT_OUT,
+    },
+    (BreakerState.HALF_OPEN, _STALE): {
+        Outcome.PROVIDER_FAULT: _Move.TALLY,
+    },
+}
+# (OPEN, current) cannot be: an opening makes every ticket stale, and open admits nobody.
+
+
+@frozen
+class Admission:
+    """The answer to ``admit``. Refused when ``reason`` is set: ``breaker_open`` or ``probing``."""
+
+    ticket: int
+    """Unique and rising within one breaker; 0 when refused."""
+    probe: bool = False
+    reason: str | None = None
+    retry_after_s: float | None = None
+    """Refused only: seconds until it is worth asking again, when that is known."""
+
+    @property
+    def admitted(self) -> bool:
+        return self.reason is None
+
+
+class Breaker:
+    """Closed, open or half-open. See the module for the rules.
+
+    ``failures`` consecutive faults open it for ``open_s`` seconds. Tickets start after ``first_ticket``, so that a
+    successor of this breaker can be told apart from it.
+    """
+
+    __slots__ = ("_failures", "_last_ticket", "_open_s", "_open_until", "_probe", "_stale_to", "_state", "_threshold")
+
+    def __init__(self, *, failures: int, open_s: float, first_ticket: int = NO_BREAKER_TICKET) -> None:
+        if failures < 1:
+            raise ValueError(f"a breaker needs at least one failure to open, got {failures}")
+        if not open_s > 0:
+            raise ValueError(f"a breaker must stay open for a positive time, got {open_s}")
+        self._threshold = failures
+        self._open_s = open_s
+        self._state = BreakerState.CLOSED
+        self._failures = 0
+        self._open_until: float | None = None
+        self._probe: int | None = None
+        self._last_ticket = first_ticket
+        self._stale_to = first_ticket
+
+    @property
+    def state(self) -> BreakerState:
+        """The state of record: open stays open until somebody asks for admission after ``open_until``."""
+        return self._state
+
+    @property
+    def failure_count(self) -> int:
+        """Consecutive faults; goes on above the threshold while open, 0 after a success."""
+        return self._failures
+
+    @property
+    def open_until(self) -> float | None:
+        """The time from which a probe is admitted; None unless open."""
+        return self._open_until
+
+    @property
+    def probing(self) -> bool:
+        """A probe is out, so nobody else is admitted."""
+        return self._probe is not None
+
+    def refusal(self, now: float) -> Admission | None:
+        """What ``admit`` would refuse with at this moment, or None when it would admit. Changes nothing."""
+        if self._open_until is not None and now < self._open_until:
+            return Admission(NO_BREAKER_TICKET, reason="breaker_open", retry_after_s=self._open_until - now)
+        if self._probe is not None:
+            return Admission(NO_BREAKER_TICKET, reason="probing")
+        return None
+
+    def admit(self, now: float) -> Admission:
+        """Admit a request or refuse it at once; never makes anybody wait."""
+        refused = self.refusal(now)
+        if refused is not None:
+            return refused
+        self._last_ticket += 1
+        if self._state is BreakerState.CLOSED:
+            return Admission(self._last_ticket)
+        self._state = BreakerState.HALF_OPEN
+        self._open_until = None
+        self._probe = self._last_ticket
+        return Admission(self._last_ticket, probe=True)
+
+    def record(self, ticket: int, outcome: Outcome, now: float, retry_after_s: float | None = None) -> None:
+        """Take the report for ``ticket``. The caller sees to it that each ticket reports at most once.
+
+        ``retry_after_s`` matters for RATE_LIMITED only: seconds, bounded to 1 s .. 10 min, ``open_s`` when absent.
+        """
+        if ticket == self._probe:
+            self._probe = None
+        match _ON_REPORT[self._state, ticket <= self._stale_to].get(outcome, _Move.KEEP):
+            case _Move.KEEP:
+                pass
+            case _Move.RESET:
+                self._failures = 0
+            case _Move.COUNT:
+                self._failures += 1
+                if self._failures >= self._threshold:
+                    self._open(now + self._open_s)
+            case _Move.TALLY:
+                self._failures += 1
+            case _Move.CLOSE:
+                self._close()
+            case _Move.REOPEN:
+                self._failures += 1
+                self._open(now + self._open_s)
+            case _Move.SHUT_OUT:
+                self._open(now + self._rate_limit_s(retry_after_s))
+            case _Move.EXTEND:
+                assert self._open_until is not None
+                self._open_until = max(self._open_until, now + self._rate_limit_s(retry_after_s))
+
+    def release_probe(self) -> None:
+        """Let the next admission probe, without a judgement: the present probe's time is over.
+
+        Its ticket may still report, and while the breaker is half-open that report is believed: the request did start
+        after the opening.
+        """
+        self._probe = None
+
+    def _open(self, until: float) -> None:
+        self._state = BreakerState.OPEN
+        self._open_until = until
+        self._probe = None
+        self._stale_to = self._last_ticket
+
+    def _close(self) -> None:
+        self._state = BreakerState.CLOSED
+        self._open_until = None
+        self._probe = None
+        self._failures = 0
+
+    def _rate_limit_s(self, retry_after_s: float | None) -> float:
+        if retry_after_s is None or retry_after_s != retry_after_s:  # absent or not a number
+            return self._open_s
+        return min(max(retry_after_s, MIN_RATE_LIMIT_S), MAX_RATE_LIMIT_S)

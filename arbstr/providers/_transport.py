@@ -1,0 +1,112 @@
+"""httpx transports for providers, by URL scheme, and the two corrections that httpcore's pool needs on Trio.
+
+Everything that leans on the inside of httpcore 1.x stands here and nowhere else; the tests of this room notice when it
+no longer fits.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import cache
+
+import httpx
+import trio
+
+from arbstr.config import ProviderConfig
+from arbstr.providers._mock import MockTransport
+
+MAX_KEEPALIVE_CONNECTIONS = 64
+
+
+def build_transport(config: ProviderConfig) -> httpx.AsyncBaseTransport:
+    """The transport for ``config.url``: a MockTransport for ``mock:``, a pool of connections for http and https.
+
+    Raises ValueError for a mock URL with an unknown or impossible parameter, and for any other scheme.
+    """
+    scheme = httpx.URL(config.url).scheme
+    if scheme == "mock":
+        return MockTransport(config.url, models=config.models)
+    if scheme in ("http", "https"):
+        return PooledTransport(max_connections=config.max_concurrent, tls=scheme == "https")
+    raise ValueError(f"provider {config.name!r}: no transport for URLs with the scheme {scheme!r}; use http or https")
+
+
+class PooledTransport(httpx.AsyncHTTPTransport):
+    """HTTP/1.1 over pooled connections; no proxy, no redirects, no retries.
+
+    Corrects two things of httpcore 1.0 on Trio:
+
+    * A request that is cancelled just after its connection was made, or while it waited for one, leaves that
+      connection in the pool as neither idle nor closed: it would hold a socket and a place for ever.
+    * A body that is not read to its end leaves a chain of suspended async generators behind, each of which Trio
+      finalises later with a warning.
+    """
+
+    def __init__(self, *, max_connections: int, tls: bool) -> None:
+        super().__init__(
+            verify=_tls_context() if tls else False,
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=MAX_KEEPALIVE_CONNECTIONS),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            response = await super().handle_async_request(request)
+        except BaseException:
+            await self._close_orphans()
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Body(response.stream)
+        return response
+
+    async def _close_orphans(self) -> None:
+        """Close the connections that are in use by nobody: neither idle nor closed, and no request has them."""
+        pool = self._pool
+        owned = {id(request.connection) for request in pool._requests}
+        orphans = [
+            connection
+            for connection in pool._connections
+            if not connection.is_idle() and not connection.is_closed() and id(connection) not in owned
+        ]
+        for connection in orphans:
+            pool._connections.remove(connection)
+        with trio.CancelScope(shield=True):
+            for connection in orphans:
+                await connection.aclose()
+            # A place is free now; whoever waits for one must be woken.
+            await pool._close_connections(pool._assign_requests_to_connections())
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of a pooled response. Closing it early also finishes the generators behind it."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+        self._iterator = aiter(stream)
+        self._running = False  # a generator that was never started needs no end
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._running = True
+        try:
+            return await anext(self._iterator)
+        except BaseException:
+            self._running = False
+            raise
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+        # The connection is closed or was read to its end: the innermost generator now gives out what had arrived
+        # already, at most one read of 64 KiB, and then fails, which ends the whole chain from the inside.
+        with suppress(httpx.TransportError):
+            while self._running:
+                await anext(self, None)
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """One for all providers: loading the certificates takes tens of milliseconds."""
+    return httpx.create_ssl_context()

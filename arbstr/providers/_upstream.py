@@ -1,0 +1,324 @@
+"""The one place where a request goes out to a provider, and where foreign exceptions are translated.
+
+Talks to an httpx transport directly, without an httpx client: building a request and calling a transport costs 14 µs,
+the client around it 67 to 118. Knows nothing of routing, permits or money. Everything that goes wrong on the way is an
+UpstreamFailure; an HTTP status, whatever it is, is an answer.
+
+What a failure says never contains text from a foreign exception: those quote addresses and header values, keys
+included. For the same reason the foreign exception is not chained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import httpx
+import trio
+
+import arbstr
+from arbstr.config import ProviderConfig
+from arbstr.providers._transport import build_transport
+
+FailureKind = Literal[
+    "connect", "connect_timeout", "first_byte_timeout", "idle_timeout", "reset", "too_large", "total_timeout"
+]
+
+CLOSE_BOUND_S: Final = 2.0
+"""Closing is local work; whoever needs longer is not waited for."""
+
+_TRANSPORT_ERRORS: Final = (httpx.TransportError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+_PRINTABLE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,510}[\x21-\x7e])?")
+
+
+class UpstreamFailure(Exception):
+    """No usable answer from the provider.
+
+    ``kind`` says how: ``connect`` and ``connect_timeout`` mean that the request was not sent; with every other kind the
+    provider may have done the work. ``detail`` is fit for a client: it holds no URL and no key.
+    """
+
+    def __init__(self, kind: FailureKind, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind: FailureKind = kind
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class Upstream:
+    """Sends chat requests to one provider. No actor: any number of tasks may use it at once.
+
+    Owns ``transport`` (made from the configuration when none is given) and closes it in ``aclose``.
+    """
+
+    def __init__(self, config: ProviderConfig, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._config = config
+        self._transport = build_transport(config) if transport is None else transport
+        self._url = _chat_url(config.url)
+        self._base_headers = _base_headers(config, self._url)
+
+    async def chat(
+        self,
+        body: bytes,
+        *,
+        stream: bool,
+        request_id: str,
+        correlation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> UpstreamAnswer:
+        """Send ``body`` and wait for the status and headers of the answer.
+
+        Waits at most ``connect_timeout_s`` for a connection, ``first_byte_timeout_s`` for all of it, and never beyond
+        ``total_timeout_s``. Raises UpstreamFailure. When cancelled, the connection is closed and given up; after a
+        return, it is the caller's duty to ``aclose`` the answer in every path.
+        """
+        config, now = self._config, trio.current_time()
+        total_deadline = float("inf") if config.total_timeout_s is None else now + config.total_timeout_s
+        request = httpx.Request(
+            "POST",
+            self._url,
+            headers=self._headers(body, stream, request_id, correlation_id, traceparent),
+            stream=_RequestBody(body),
+            extensions={"timeout": self._transport_timeouts()},
+        )
+        with trio.CancelScope(deadline=min(now + config.first_byte_timeout_s, total_deadline)) as scope:
+            try:
+                response = await self._transport.handle_async_request(request)
+            except _TRANSPORT_ERRORS as error:
+                raise _translated(error, waiting_for_headers=True) from None
+        if scope.cancelled_caught:
+            raise _timed_out("first_byte_timeout", total_deadline)
+        answer = UpstreamAnswer(response, idle_timeout_s=config.idle_timeout_s, total_deadline=total_deadline)
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", ""):
+            await answer.aclose()
+            raise UpstreamFailure(
+                "reset", "the provider answered in a content encoding although identity was asked for"
+            )
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the transport with all its connections; answers that are still being read are cut."""
+        with trio.move_on_after(CLOSE_BOUND_S, shield=True), suppress(*_TRANSPORT_ERRORS):
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _headers(
+        self, body: bytes, stream: bool, request_id: str, correlation_id: str | None, traceparent: str | None
+    ) -> list[tuple[bytes, bytes]]:
+        headers = [
+            *self._base_headers,
+            (b"accept", b"text/event-stream" if stream else b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"idempotency-key", request_id.encode()),
+        ]
+        # These two come from the client. One that cannot be a header value is left out: it must not look like the
+        # provider's fault, nor add a header of its own.
+        for name, value in ((b"x-request-id", correlation_id), (b"traceparent", traceparent)):
+            if value is not None and _PRINTABLE.fullmatch(value):
+                headers.append((name, value.encode("ascii")))
+        return headers
+
+    def _transport_timeouts(self) -> dict[str, float | None]:
+        # The scopes here bound reading and writing for every transport alike; only it knows when it connects.
+        connect_s = self._config.connect_timeout_s
+        return {"connect": connect_s, "pool": connect_s, "read": None, "write": None}
+
+
+class UpstreamAnswer:
+    """A provider's answer whose body has not been read yet. One task reads it and closes it.
+
+    ``aclose`` must be called in every path. Reading to the end closes it as well and keeps the connection for the next
+    request; any other end gives the connection up.
+    """
+
+    def __init__(self, response: httpx.Response, *, idle_timeout_s: float, total_deadline: float) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        headers = response.headers
+        self.status: int = response.status_code
+        self.content_type: str = headers.get("content-type", "")
+        self.retry_after_s: float | None = retry_after_s(headers.get("retry-after-ms"), headers.get("retry-after"))
+        self._announced_length = _length(headers.get("content-length"))
+        self._stream = response.stream
+        self._iterator = aiter(response.stream)
+        self._idle_timeout_s = idle_timeout_s
+        self._total_deadline = total_deadline
+        self._closed = False
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, at most ``limit`` bytes. Raises UpstreamFailure: cut, silent for too long, too large."""
+        if self._announced_length is not None and self._announced_length > limit:
+            await self.aclose()
+            raise UpstreamFailure("too_large", f"the provider announced a body of more than {limit} bytes")
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.chunks():
+            size += len(part)
+            if size > limit:
+                await self.aclose()
+                raise UpstreamFailure("too_large", f"the provider's body is larger than {limit} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, in pieces that are not empty. Raises UpstreamFailure; ends only where the body ends."""
+        return _Chunks(self)
+
+    async def next_chunk(self) -> bytes | None:
+        """The next piece of the body, None at its end. Waits at most ``idle_timeout_s``. Raises UpstreamFailure."""
+        while not self._closed:
+            deadline = min(trio.current_time() + self._idle_timeout_s, self._total_deadline)
+            with trio.CancelScope(deadline=deadline) as scope:
+                try:
+                    chunk = await anext(self._iterator, None)
+                except _TRANSPORT_ERRORS as error:
+                    await self.aclose()
+                    raise _translated(error, waiting_for_headers=False) from None
+            if scope.cancelled_caught:
+                await self.aclose()
+                raise _timed_out("idle_timeout", self._total_deadline)
+            if chunk is None:
+                await self.aclose()
+            elif chunk:
+                return chunk
+        return None
+
+    async def aclose(self) -> None:
+        """Let go of the connection at once. Safe when cancelled (shielded, for at most two seconds) and twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.move_on_after(CLOSE_BOUND_S, shield=True), suppress(*_TRANSPORT_ERRORS):
+            await self._stream.aclose()
+            if isinstance(self._iterator, AsyncGenerator):
+                await self._iterator.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _RequestBody(httpx.AsyncByteStream):
+    """The body in one piece. ``httpx.ByteStream`` is a generator: cancelling a send would leave it to the finaliser."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._body)
+
+
+class _Once:
+    """An iterator over one piece of bytes."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, data: bytes) -> None:
+        self._left = [data]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+class _Chunks:
+    """An iterator rather than an async generator: it may be dropped half-way without a finaliser running later."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: UpstreamAnswer) -> None:
+        self._answer = answer
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._answer.next_chunk()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+
+def retry_after_s(milliseconds: str | None, value: str | None) -> float | None:
+    """Seconds from ``retry-after-ms`` (OpenAI) or ``Retry-After`` (RFC 9110, 10.2.3); None when unusable."""
+    if milliseconds is not None and re.fullmatch(r"\d{1,12}(\.\d+)?", milliseconds.strip()):
+        return float(milliseconds) / 1_000
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()):
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _chat_url(text: str) -> httpx.URL:
+    url = httpx.URL(text)
+    path, mark, query = url.raw_path.partition(b"?")
+    return url.copy_with(raw_path=path.rstrip(b"/") + b"/chat/completions" + mark + query)
+
+
+def _base_headers(config: ProviderConfig, url: httpx.URL) -> tuple[tuple[bytes, bytes], ...]:
+    headers = [
+        (b"host", url.netloc),
+        (b"user-agent", f"arbstr/{arbstr.__version__}".encode()),
+        (b"content-type", b"application/json"),
+        (b"accept-encoding", b"identity"),
+    ]
+    if config.api_key is not None:
+        headers.append((b"authorization", b"Bearer " + config.api_key.reveal().encode()))
+    return tuple(headers)
+
+
+def _length(value: str | None) -> int | None:
+    return int(value) if value is not None and re.fullmatch(r"[0-9]{1,18}", value) else None
+
+
+def _timed_out(kind: Literal["first_byte_timeout", "idle_timeout"], total_deadline: float) -> UpstreamFailure:
+    if trio.current_time() >= total_deadline:
+        return UpstreamFailure("total_timeout", "the provider did not finish within the total time")
+    if kind == "first_byte_timeout":
+        return UpstreamFailure(kind, "the provider did not begin to answer in time")
+    return UpstreamFailure(kind, "the provider fell silent in the middle of its answer")
+
+
+def _translated(error: Exception, *, waiting_for_headers: bool) -> UpstreamFailure:
+    kind: FailureKind
+    match error:
+        case httpx.ConnectTimeout() | httpx.PoolTimeout():
+            kind, what = "connect_timeout", "no connection to the provider in time"
+        case httpx.ConnectError() | httpx.ProxyError() | httpx.UnsupportedProtocol():
+            kind, what = "connect", "no connection to the provider"
+        case httpx.TimeoutException() if waiting_for_headers:
+            kind, what = "first_byte_timeout", "the provider did not begin to answer in time"
+        case httpx.TimeoutException():
+            kind, what = "idle_timeout", "the provider fell silent in the middle of its answer"
+        case httpx.LocalProtocolError():
+            kind, what = "connect", "the request cannot be sent as HTTP, probably for the form of the key"
+        case httpx.RemoteProtocolError():
+            kind, what = "reset", "the provider broke off or did not speak HTTP"
+        case _:
+            kind, what = "reset", "the connection to the provider broke"
+    return UpstreamFailure(kind, f"{what} ({type(error).__name__})")

@@ -1,0 +1,71 @@
+"""What the front end and the life of a request say to each other: values and one protocol, no behaviour.
+
+Nothing here knows of HTTP servers: the front end turns its connection into a ``ChatRequest`` and a ``Responder`` and
+renders what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from attrs import frozen
+
+from arbstr.wire import ChatCall
+
+
+class ClientGone(Exception):
+    """The client closed its connection: whatever is written now reaches nobody."""
+
+
+@frozen
+class Caller:
+    """Who sends a request, as far as the bearer tells."""
+
+    agent_id: str | None
+    role: Literal["anonymous", "client", "agent", "admin"]
+    name: str
+
+
+@frozen
+class ChatRequest:
+    """One chat completion request, parsed and authenticated."""
+
+    request_id: str
+    """A fresh UUID v4, lower case."""
+    correlation_id: str | None
+    """What the client calls this request: printable ASCII, 1 to 200 characters."""
+    traceparent: str | None
+    """W3C trace context, of valid shape."""
+    policy: str | None
+    stream_cost: bool
+    """The client asked for the trailing cost event of a stream."""
+    caller: Caller
+    call: ChatCall
+
+
+@frozen
+class PlainAnswer:
+    """A whole answer. The front end adds the request id, the correlation id and the length."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class Responder(Protocol):
+    """The client's end of a stream. Every method raises ``ClientGone`` once the client has left.
+
+    A write is whole or not begun: cancellation is raised before the first byte of it or after the last, never between.
+    It waits while the client does not read, which is the stream's back-pressure.
+    """
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send status and headers, once. From here on the answer cannot become another one."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def finish(self) -> None:
+        """End the answer cleanly. What happens to the client afterwards no longer matters."""
+        ...

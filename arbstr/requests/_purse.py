@@ -1,0 +1,150 @@
+"""The money side of one request: one hold that covers the attempt at hand, and one end of it.
+
+Two of a kind: with accounts the hold is an account actor's; without, requests are priced and recorded, not held.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import trio
+
+from actors import ActorDeadError, AskTimeout, InboxFull, TrioActorRef
+from arbstr.accounts import Accounts, Ended, Extend, Held, Release, Renew, Reserve, Settle
+from arbstr.errors import ArbstrError, BillingRefused, LedgerUnavailable
+from arbstr.routing import Candidate
+from arbstr.store import ReceiptOnly, ReceiptRow, Store, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+ASK_DEADLINE_S = 10.0
+"""For an answer of the account, which waits for the disk."""
+
+
+class Purse(Protocol):
+    """Pays for one request. ``held_msat`` is the cap on what it may cost as things stand."""
+
+    held_msat: int
+
+    async def cover(self, candidate: Candidate, bound_msat: int) -> None:
+        """See to it that at least ``bound_msat`` is held, durably. Raises BillingRefused or LedgerUnavailable."""
+        ...
+
+    def renew(self, evidence_msat: int) -> None:
+        """The request lives and has consumed this much so far."""
+        ...
+
+    async def end(self, charge_msat: int, receipt: ReceiptRow, *, delivered: bool) -> bool:
+        """Charge (``delivered``) or release, and file the receipt. Call it shielded, once.
+
+        True when that is on disk. False when it could not be confirmed in time: it is not lost, the account goes on
+        trying, and after a crash the hold is resolved from what is on record.
+        """
+        ...
+
+
+class UnheldPurse:
+    """No accounts: anything is covered, receipts are filed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.held_msat = 1 << 62
+
+    async def cover(self, candidate: Candidate, bound_msat: int) -> None:
+        return
+
+    def renew(self, evidence_msat: int) -> None:
+        return
+
+    async def end(self, charge_msat: int, receipt: ReceiptRow, *, delivered: bool) -> bool:
+        return file_receipt(self._store, receipt)
+
+
+class AccountPurse:
+    """One agent pays. The hold's key is the request id, so that no request can hold twice (M5)."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        store: Store,
+        *,
+        agent_id: str,
+        key: str,
+        model: str,
+        correlation_id: str | None,
+        owner: TrioActorRef,  # type: ignore[type-arg]  # any actor
+    ) -> None:
+        self._accounts = accounts
+        self._store = store
+        self._agent_id = agent_id
+        self._key = key
+        self._model = model
+        self._correlation_id = correlation_id
+        self._owner = owner
+        self._asked = False
+        self.held_msat = 0
+
+    async def cover(self, candidate: Candidate, bound_msat: int) -> None:
+        if self.held_msat >= bound_msat and self.held_msat:
+            return
+        ref = self._accounts.ref(self._agent_id)
+        message: Reserve | Extend
+        if self.held_msat:
+            message = Extend(self._key, bound_msat, candidate.provider)
+        else:
+            message = Reserve(self._key, bound_msat, self._model, candidate.provider, self._correlation_id, self._owner)
+            # From here on there may be a hold, whether or not we live to learn of it.
+            self._asked = True
+        try:
+            held: Held = await ref.request(message, timeout_s=ASK_DEADLINE_S)
+        except BillingRefused:
+            self._asked = bool(self.held_msat)  # a refused reserve holds nothing
+            raise
+        except (ActorDeadError, AskTimeout, InboxFull) as error:
+            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
+        self.held_msat = held.amount_msat
+
+    def renew(self, evidence_msat: int) -> None:
+        if self.held_msat:
+            self._tell(Renew(self._key, evidence_msat))
+
+    async def end(self, charge_msat: int, receipt: ReceiptRow, *, delivered: bool) -> bool:
+        if not self._asked:
+            return file_receipt(self._store, receipt)
+        message: Settle | Release
+        if delivered:
+            message = Settle(self._key, charge_msat, receipt)
+        else:
+            message = Release(self._key, receipt.error or receipt.outcome, receipt)
+        try:
+            ended: Ended = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
+        except (ActorDeadError, AskTimeout, InboxFull, trio.Cancelled) as error:
+            # An ask that was given up may be skipped by its receiver; a tell is not, and a repeat is harmless (M3).
+            self._tell(message)
+            if isinstance(error, trio.Cancelled):
+                raise
+            logger.error("request %s: its end is not confirmed yet: %s", self._key, error)
+            return False
+        except ArbstrError as error:
+            logger.error("request %s: its end was refused: %s", self._key, error)
+            return False
+        if not ended.recorded:
+            file_receipt(self._store, receipt)
+        return True
+
+    def _tell(self, message: Renew | Settle | Release) -> None:
+        try:
+            self._accounts.ref(self._agent_id).tell(message)
+        except (ActorDeadError, InboxFull) as error:
+            logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
+
+
+def file_receipt(store: Store, receipt: ReceiptRow) -> bool:
+    """Queue a receipt that moves no money. False when the store takes nothing more."""
+    try:
+        store.submit(ReceiptOnly(receipt))
+    except StoreUnavailable as error:
+        logger.error("receipt of request %s is lost: %s", receipt.request_id, error)
+        return False
+    return True

@@ -1,0 +1,131 @@
+"""What a request leaves behind, collected while it lives: attempts, outcome, and the receipt made of them."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from attrs import define, field
+
+from arbstr.requests._interface import ChatRequest
+from arbstr.routing import Candidate, Saved, Selection
+from arbstr.store import AttemptRow, ReceiptRow
+from arbstr.wire import Usage
+
+MAX_ERROR_TEXT = 300
+
+
+@define(eq=False)
+class Attempt:
+    """One call to one provider, while it runs. Times are of ``time.perf_counter_ns``."""
+
+    candidate: Candidate
+    begun: int = field(factory=time.perf_counter_ns)
+    started_ns: int = field(factory=time.time_ns)
+    ttfb_ns: int | None = None
+    ended: int | None = None
+    http_status: int | None = None
+    outcome: str = "abandoned"
+    error: str | None = None
+
+    def first_byte(self) -> None:
+        """Note the time of the first byte; later calls change nothing."""
+        if self.ttfb_ns is None:
+            self.ttfb_ns = time.perf_counter_ns() - self.begun
+
+    def duration_ns(self) -> int:
+        return (self.ended or time.perf_counter_ns()) - self.begun
+
+    def row(self) -> AttemptRow:
+        return AttemptRow(
+            provider=self.candidate.provider,
+            started_ns=self.started_ns,
+            duration_us=self.duration_ns() // 1_000,
+            ttfb_us=None if self.ttfb_ns is None else self.ttfb_ns // 1_000,
+            http_status=self.http_status,
+            outcome=self.outcome,
+            error=self.error,
+        )
+
+
+@define(eq=False)
+class Consumption:
+    """What was delivered by whom: the evidence for a charge."""
+
+    candidate: Candidate
+    usage: Usage
+    estimated: bool
+
+    @property
+    def cost_msat(self) -> int:
+        return self.candidate.price.cost_msat(self.usage.prompt_tokens, self.usage.completion_tokens)
+
+
+@define(eq=False)
+class Record:
+    """Of one request, from its arrival."""
+
+    request: ChatRequest
+    begun: int = field(factory=time.perf_counter_ns)
+    started_ns: int = field(factory=time.time_ns)
+    selection: Selection | None = None
+    attempts: list[Attempt] = field(factory=list)
+
+    def latency_ms(self) -> int:
+        return (time.perf_counter_ns() - self.begun) // 1_000_000
+
+    def retries(self) -> str:
+        """Failed attempts as ``<count>/<provider>``, in the order of the first failure (contract section 5.2)."""
+        counts: dict[str, int] = {}
+        for attempt in self.attempts:
+            if attempt.outcome != "success":
+                counts[attempt.candidate.provider] = counts.get(attempt.candidate.provider, 0) + 1
+        return ", ".join(f"{count}/{provider}" for provider, count in counts.items())
+
+    def receipt(
+        self,
+        *,
+        outcome: str,
+        http_status: int,
+        error: str | None,
+        consumed: Consumption | None,
+        saved: Saved | None,
+    ) -> ReceiptRow:
+        request, selection = self.request, self.selection
+        tried = self.attempts[-1].candidate if self.attempts else None
+        winner = consumed.candidate if consumed else tried
+        return ReceiptRow(
+            request_id=request.request_id,
+            agent_id=request.caller.agent_id,
+            correlation_id=request.correlation_id,
+            hold_id=None,
+            started_ns=self.started_ns,
+            duration_us=(time.perf_counter_ns() - self.begun) // 1_000,
+            model=request.call.model,
+            provider=winner.provider if winner else None,
+            policy=selection.policy if selection else None,
+            stream=request.call.stream,
+            outcome=outcome,
+            http_status=http_status,
+            error=error[:MAX_ERROR_TEXT] if error else None,
+            prompt_tokens=consumed.usage.prompt_tokens if consumed else None,
+            completion_tokens=consumed.usage.completion_tokens if consumed else None,
+            estimated=consumed.estimated if consumed else False,
+            expected_msat=winner.expected_msat if winner else None,
+            cost_msat=consumed.cost_msat if consumed else 0,
+            saved_median_msat=saved.median_msat if saved else None,
+            saved_dearest_msat=saved.dearest_msat if saved else None,
+            attempts=tuple([attempt.row() for attempt in self.attempts]),
+            selection=_selection_json(selection) if selection else "{}",
+        )
+
+
+def _selection_json(selection: Selection) -> str:
+    return json.dumps(
+        {
+            "strategy": selection.strategy,
+            "candidates": [[one.provider, one.expected_msat] for one in selection.candidates],
+            "left_out": [[one.provider, one.reason] for one in selection.left_out],
+        },
+        separators=(",", ":"),
+    )

@@ -1,0 +1,222 @@
+"""The store: opening a database, the way to its writer, and what may be read without it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import sqlite_utils
+import trio
+
+from arbstr.store._check import check_books, read_agents
+from arbstr.store._errors import StoreError, StoreTooNew, StoreUnavailable
+from arbstr.store._ids import hash_token, new_agent_id, new_agent_token
+from arbstr.store._journal import Journal
+from arbstr.store._lock import ProcessLock
+from arbstr.store._schema import SCHEMA_VERSION, migrations
+from arbstr.store._values import AgentRow, AuditEntry, Change, CheckReport, NewAgent, TokenRow
+from arbstr.store._writer import Done, Writer
+
+T = TypeVar("T")
+
+Durability = Literal["full", "process"]
+
+MAX_NAME = 100
+
+
+class Store:
+    """One database, held by this process. Open with ``Store.open``; a context manager that closes it.
+
+    ``durability="full"`` syncs each batch to the disk before it is acknowledged; ``"process"`` survives the end of the
+    program but not of the machine.
+    """
+
+    def __init__(self, path: Path, lock: ProcessLock, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._lock = lock
+        self._db = connection
+        self._writer = Writer(connection)
+        self._writer.start()
+
+    @classmethod
+    def open(cls, path: Path, durability: Durability = "full") -> Self:
+        """Take the database, create or migrate it, start the writer.
+
+        Raises StoreInUse when another arbstr holds it, StoreTooNew when a later version wrote it, StoreUnavailable when
+        it cannot be opened or written, always with the file as it was.
+        """
+        path = Path(path)
+        with contextlib.ExitStack() as undo:
+            try:
+                lock = ProcessLock(path)
+                undo.callback(lock.close)
+                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+                undo.callback(connection.close)
+                _refuse_newer(connection, path)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+                connection.execute("PRAGMA foreign_keys = ON")
+                _migrate(connection)
+                store = cls(path, lock, connection)
+            except (OSError, sqlite3.Error) as error:
+                raise StoreUnavailable(f"cannot open database {path}: {error}") from error
+            undo.pop_all()
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is queued, then let go of the database. Blocks for that long."""
+        self._writer.stop()
+        self._db.close()
+        self._lock.close()
+
+    # From the Trio thread
+
+    def attach(self, token: trio.lowlevel.TrioToken) -> None:
+        """From now on results are delivered on the thread of this Trio run."""
+        self._writer.deliver_through(token.run_sync_soon)
+
+    def detach(self) -> None:
+        """From now on results are delivered on the writer's own thread; for the time after the Trio run's last task."""
+        self._writer.deliver_through(lambda run: run())
+
+    def submit(self, change: Change, done: Done | None = None) -> None:
+        """Queue a change; ``done(None, error or None)`` comes when it is on disk or refused. Never blocks.
+
+        Raises StoreBusy at the bound of the queue. Once queued the change is committed whether or not anyone waits.
+        """
+        self._writer.submit(change, done)
+
+    def call(self, function: Callable[[sqlite3.Connection], T], done: Done) -> None:
+        """Read through the writer, after all that was submitted before; ``done(result, error)``."""
+        self._writer.call(function, done)
+
+    @property
+    def waiting(self) -> int:
+        """Changes queued for the writer."""
+        return self._writer.waiting
+
+    # From any thread that may block: start-up and command line
+
+    def wait_for(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``function`` on the write connection and wait. Never call it on the Trio thread of a running server."""
+        arrived = threading.Event()
+        box: list[Any] = [None, None]
+
+        def done(result: Any, error: StoreError | None) -> None:
+            box[:] = result, error
+            arrived.set()
+
+        self._writer.call(function, done)
+        arrived.wait()
+        if box[1] is not None:
+            raise box[1]
+        return box[0]  # type: ignore[no-any-return]  # what `function` returned
+
+    def commit_now(self, change: Change) -> None:
+        """Commit one change and wait until it is on disk."""
+        arrived = threading.Event()
+        box: list[StoreError | None] = [None]
+
+        def done(_result: Any, error: StoreError | None) -> None:
+            box[0] = error
+            arrived.set()
+
+        self._writer.submit(change, done)
+        arrived.wait()
+        if box[0] is not None:
+            raise box[0]
+
+    def add_agent_now(self, name: str) -> NewAgent:
+        """Register an agent with an empty account. The token in the answer is shown this once."""
+        return self.wait_for(lambda db: add_agent(db, name))
+
+    def agents_now(self) -> list[AgentRow]:
+        return self.wait_for(read_agents)
+
+    def tokens_now(self) -> list[TokenRow]:
+        return self.wait_for(read_tokens)
+
+    # Without holding the database
+
+    @staticmethod
+    def read_agents(path: Path) -> list[AgentRow]:
+        """Agents and balances of a database that may be in use. Raises StoreError when there is none."""
+        with _reader(path) as db:
+            return read_agents(db)
+
+    @staticmethod
+    def check(path: Path) -> CheckReport:
+        """Audit the books of a database that may be in use."""
+        with _reader(path) as db:
+            return check_books(db)
+
+
+def add_agent(db: sqlite3.Connection, name: str) -> NewAgent:
+    """Register an agent on the write connection."""
+    name = name.strip()
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise StoreError(f"an agent's name has 1 to {MAX_NAME} printable characters, got {name!r}")
+    agent = NewAgent(new_agent_id(), name, new_agent_token())
+    now = time.time_ns()
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute(
+            "INSERT INTO agents (agent_id, name, token_hash, created_ns) VALUES (?, ?, ?, ?)",
+            (agent.agent_id, name, hash_token(agent.token), now),
+        )
+        db.execute("INSERT INTO accounts VALUES (?, 0, 0, 0, 0, 0, 0, 0)", (agent.agent_id,))
+        Journal(db).append_audit(now, agent.agent_id, AuditEntry("AGENT_REGISTERED", {"name": name}))
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return agent
+
+
+def read_tokens(db: sqlite3.Connection) -> list[TokenRow]:
+    """Whose token has which hash."""
+    return [TokenRow(*row) for row in db.execute("SELECT agent_id, name, token_hash FROM agents")]
+
+
+def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > SCHEMA_VERSION:
+        raise StoreTooNew(path, found, SCHEMA_VERSION)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    migrations.apply(sqlite_utils.Database(connection, execute_plugins=False))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@contextlib.contextmanager
+def _reader(path: Path) -> Iterator[sqlite3.Connection]:
+    if not Path(path).exists():
+        raise StoreError(f"there is no database {path}")
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=5)
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"cannot read database {path}: {error}") from error
+    try:
+        _refuse_newer(db, Path(path))
+        db.execute("BEGIN")  # one snapshot for all that is read
+        yield db
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"cannot read database {path}: {error}") from error
+    finally:
+        db.close()

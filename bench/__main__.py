@@ -1,0 +1,133 @@
+"""``python -m bench VERB``: replay, crash, first. SIGTERM and Ctrl-C stop what was started."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from bench import crash, first, replay
+from bench.prices import DEFAULT_FAMILY, PriceListError
+from bench.process import ChildFailed
+from bench.trace import TraceError
+
+T = TypeVar("T")
+Verb = Callable[[], Awaitable[int]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; bench/README.md explains each option."""
+    top = argparse.ArgumentParser(prog="python -m bench", description="Measurements of the running arbstr.")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    _replay_options(verbs.add_parser("replay", help="replay real load against arbstr and check its books"))
+    crash_verb = verbs.add_parser("crash", help="kill arbstr under load, restart it, check its books")
+    crash_verb.add_argument("--times", type=_positive, default=10)
+    crash_verb.add_argument("--seed", type=int, default=1)
+    first_verb = verbs.add_parser("first", help="CPU per request beside a plain reverse proxy")
+    first_verb.add_argument("--requests", type=_positive, default=first.FirstOptions().requests)
+    first_verb.add_argument("--rounds", type=_positive, default=first.FirstOptions().rounds)
+    for verb in (crash_verb, first_verb):
+        verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    return top
+
+
+def _replay_options(verb: argparse.ArgumentParser) -> None:
+    plain = replay.ReplayOptions()
+    verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", help="default: generated arrivals")
+    verb.add_argument("--speed", type=_above_zero, default=plain.speed, help="times faster than the trace")
+    verb.add_argument("--limit", type=_positive, default=plain.limit, help="at most this many requests")
+    verb.add_argument("--prices", type=Path, metavar="FILE", help="provider_prices.csv; default: generated prices")
+    verb.add_argument("--family", default=DEFAULT_FAMILY, help="which family of the price list")
+    verb.add_argument("--hosts", type=_hosts, help="how many providers; default: all of the list, or 8 generated")
+    verb.add_argument("--url", help="an arbstr that runs already; nothing is started, its books are not read")
+    verb.add_argument("--token", help="bearer for --url")
+    verb.add_argument("--model", default=plain.model, help="model to ask for at --url")
+    verb.add_argument("--stream-share", type=_share, default=plain.stream_share)
+    verb.add_argument("--seed", type=int, default=plain.seed)
+    verb.add_argument("--durability", choices=("full", "process"), default=plain.durability)
+    verb.add_argument("--budget-sats", type=_positive, default=plain.budget_sats)
+    verb.add_argument("--concurrency", type=_positive, default=plain.concurrency)
+    verb.add_argument("--bound-s", type=_above_zero, help="stop after this long, whatever is still open")
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+
+
+def _positive(text: str) -> int:
+    return _checked(int(text), int(text) >= 1, "at least 1")
+
+
+def _hosts(text: str) -> int:
+    return _checked(int(text), int(text) >= 4, "at least 4")
+
+
+def _above_zero(text: str) -> float:
+    return _checked(float(text), 0 < float(text) < float("inf"), "above 0")
+
+
+def _share(text: str) -> float:
+    return _checked(float(text), 0 <= float(text) <= 1, "within 0 and 1")
+
+
+def _checked(value: T, right: bool, expected: str) -> T:
+    if not right:
+        raise argparse.ArgumentTypeError(f"{value} is not {expected}")
+    return value
+
+
+def verb_of(arguments: argparse.Namespace) -> Verb:
+    """What to run for a parsed command line."""
+    options = dict(vars(arguments))
+    verb, json_file = options.pop("verb"), options.pop("json")
+    if verb == "replay":
+        return partial(replay.main, replay.ReplayOptions(**options), json_file)
+    if verb == "crash":
+        return partial(crash.main, options["times"], options["seed"], json_file)
+    return partial(first.main, first.FirstOptions(**options), json_file)
+
+
+async def _until_signal(verb: Verb) -> int:
+    """Run the verb; on SIGTERM cancel it, so that the servers it started are stopped."""
+    code = 128 + signal.SIGTERM
+
+    async def run(scope: trio.CancelScope) -> None:
+        nonlocal code
+        code = await verb()
+        scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, nursery.cancel_scope)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                break
+    return code
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions themselves, out of however many groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves(each)]
+    return [error]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Exit code 0, 1 (a finding, or something did not start), 2 (usage)."""
+    verb = verb_of(parser().parse_args(words))
+    failures: list[BaseException] = []
+
+    try:
+        return trio.run(_until_signal, verb)
+    except* (ChildFailed, TraceError, PriceListError) as group:
+        failures = leaves(group)
+    for failure in failures:
+        print(f"Error: {failure}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

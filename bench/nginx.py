@@ -1,0 +1,75 @@
+"""How is nginx set up as a plain reverse proxy? One process, keep-alive upstream, no buffering, no logs."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import trio
+
+from bench.process import Child, ChildFailed
+
+BINARIES = ("nginx", "/usr/sbin/nginx")
+START_S = 10.0
+
+
+def binary() -> str | None:
+    """The installed nginx, if there is one."""
+    return next((found for name in BINARIES if (found := shutil.which(name))), None)
+
+
+def config_text(directory: Path, port: int, upstream: str) -> str:
+    """Everything that nginx writes lies in ``directory``."""
+    temporary = "\n".join(
+        f"    {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"""daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+{temporary}
+    upstream answerer {{ server {urlsplit(upstream).netloc}; keepalive 256; }}
+    server {{
+        listen 127.0.0.1:{port};
+        keepalive_requests 1000000;
+        client_max_body_size 32m;
+        location / {{
+            proxy_pass http://answerer;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+def child(program: str, directory: Path, upstream: str) -> tuple[Child, str]:
+    """The process, not yet started, and the address that it will have."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = directory / "nginx.conf"
+    config.write_text(config_text(directory, port, upstream))
+    command = [program, "-p", str(directory), "-c", str(config), "-e", "stderr"]
+    return Child(command, directory / "nginx.log"), f"http://127.0.0.1:{port}"
+
+
+async def wait_until_up(server: Child, address: str) -> None:
+    """nginx does not say where it listens, so try. Raises ChildFailed."""
+    port = urlsplit(address).port or 0
+    with trio.move_on_after(START_S):
+        while server.process.poll() is None:
+            try:
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+            except OSError:
+                await trio.sleep(0.02)
+            else:
+                await stream.aclose()
+                return
+    raise ChildFailed(f"nginx did not come up{server.tail()}")

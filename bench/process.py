@@ -1,0 +1,143 @@
+"""Is the server up, where does it listen, what CPU has it used, and is it gone? Child processes of the bench.
+
+Every child writes to a file (no pipe can fill and block it) and dies with the bench.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import trio
+from attrs import define, field
+
+START_S, STOP_S = 30.0, 30.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+ADDRESS = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class ChildFailed(Exception):
+    """A child did not come up or go down as it should; the message ends with the last lines of its output."""
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@define
+class Child:
+    """One process. Use it as an async context manager: it is stopped when the block ends, however it ends."""
+
+    command: Sequence[str]
+    log: Path
+    stop_s: float = STOP_S
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    def _start(self) -> None:
+        # Not trio's open_process: it forks in a worker thread, and "parent" in PR_SET_PDEATHSIG means that thread.
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                list(self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+                preexec_fn=_die_with_parent,
+            )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                await self.stop()
+            except ChildFailed:
+                if error is None:
+                    raise
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the child has not been started")
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def address(self, pattern: re.Pattern[str] = ADDRESS, within_s: float = START_S) -> str:
+        """Wait until the output names the address it listens on. Raises ChildFailed when it ends or takes too long."""
+        with trio.move_on_after(within_s):
+            while True:
+                match = pattern.search(self.output())
+                if match:
+                    return match[1]
+                if self.process.poll() is not None:
+                    raise ChildFailed(f"ended with {self.process.returncode} before it listened{self.tail()}")
+                await trio.sleep(0.01)
+        raise ChildFailed(f"did not listen within {within_s:g} s{self.tail()}")
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def tail(self, lines: int = 15) -> str:
+        last = self.output().splitlines()[-lines:]
+        return "\n  " + "\n  ".join([" ".join(self.command[:4]) + " ...", *last])
+
+    def cpu_s(self) -> float:
+        """User and system seconds of all its threads so far; 10 ms steps."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+    async def stop(self) -> None:
+        """SIGTERM and wait; SIGKILL when that takes longer than ``stop_s``. Raises ChildFailed unless it ended with 0
+        (or had been killed by ``kill``)."""
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        with trio.move_on_after(self.stop_s) as patience:
+            await self._wait()
+        if patience.cancelled_caught:
+            await self.kill()
+            raise ChildFailed(f"did not stop within {self.stop_s:g} s of SIGTERM{self.tail()}")
+        if self.process.poll() not in (0, -signal.SIGTERM):
+            raise ChildFailed(f"ended with {self.process.returncode} after SIGTERM{self.tail()}")
+
+    async def _wait(self) -> None:
+        """Until it has ended. Cancelling this waits no longer and does nothing to the process."""
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+        self.process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. Harmless when it has ended."""
+        if self.process.poll() is not None:
+            return
+        self.process.kill()
+        with trio.CancelScope(shield=True):
+            await self._wait()
+
+
+def arbstr_command() -> list[str]:
+    """The program that belongs to this Python."""
+    script = Path(sys.executable).with_name("arbstr")
+    if script.exists():
+        return [str(script)]
+    return [sys.executable, "-c", "import sys; from arbstr.cli import main; sys.exit(main())"]

@@ -1,0 +1,57 @@
+"""The command line of the bench."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import leaves, parser, verb_of
+from bench.replay import ReplayOptions
+
+
+def options(*words: str) -> tuple[object, ...]:
+    verb = verb_of(parser().parse_args(words))
+    assert isinstance(verb, partial)
+    return verb.args
+
+
+def test_uses_the_defaults_when_nothing_is_said() -> None:
+    assert options("replay") == (ReplayOptions(), None)
+    assert options("crash") == (10, 1, None)
+
+
+def test_passes_on_what_is_said_when_replaying() -> None:
+    words = "--trace t.csv.gz --speed 30 --limit 5 --stream-share 0.25 --durability process --budget-sats 7 --json out"
+
+    replay, json_file = options("replay", *words.split())
+
+    assert json_file == Path("out")
+    assert replay == ReplayOptions(
+        trace=Path("t.csv.gz"), speed=30.0, limit=5, stream_share=0.25, durability="process", budget_sats=7
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "replay --speed 0",
+        "replay --stream-share 2",
+        "replay --limit 0",
+        "replay --hosts 3",
+        "crash --times x",
+        "",
+        "fly",
+    ],
+)
+def test_ends_with_2_when_the_command_line_makes_no_sense(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parser().parse_args(words.split())
+
+    assert stopped.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_finds_every_error_when_groups_are_nested() -> None:
+    one, other = ValueError("one"), ValueError("other")
+
+    assert leaves(ExceptionGroup("a", [ExceptionGroup("b", [one]), other])) == [one, other]

@@ -1,0 +1,497 @@
+"""The way out: what is sent, what comes back, and what each way of breaking is called."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+import arbstr
+from arbstr.providers import PooledTransport, Upstream, UpstreamAnswer, UpstreamFailure, build_transport
+from arbstr.providers._upstream import retry_after_s
+from arbstr.secrets import Secret
+
+KEY = "sk-very-secret-0123456789"
+BODY = b'{"model":"m","messages":[]}'
+MakeConfig = Callable[..., Any]
+
+
+async def call(upstream: Upstream, *, stream: bool = False, **more: Any) -> UpstreamAnswer:
+    return await upstream.chat(BODY, stream=stream, request_id="req-1", **{"correlation_id": None, "traceparent": None} | more)
+
+
+async def failure_of(upstream: Upstream, *, stream: bool = True, limit: int = 1 << 20) -> UpstreamFailure:
+    """Make a call and read it all; the failure that this ends in."""
+    with pytest.raises(UpstreamFailure) as caught:
+        async with await call(upstream, stream=stream) as answer:
+            await answer.read(limit)
+    return caught.value
+
+
+def pool_of(upstream: Upstream) -> Any:
+    return upstream._transport._pool  # type: ignore[attr-defined]  # what is left in the pool is what is tested
+
+
+# -- over a real socket
+
+
+async def test_sends_exactly_the_agreed_request_when_plain(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"{}", "content-type: application/json")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url + "//", api_key=Secret(KEY))) as upstream:
+        async with await call(upstream, correlation_id="corr-7", traceparent="00-ab-cd-01") as answer:
+            assert (answer.status, answer.content_type) == (200, "application/json")
+            assert await answer.read(100) == b"{}"
+    [request] = server.requests
+    assert request.line == "POST /v1/chat/completions HTTP/1.1"
+    assert request.body == BODY
+    assert {name.lower(): value for name, value in request.headers} == {
+        "host": f"127.0.0.1:{server.port}",
+        "user-agent": f"arbstr/{arbstr.__version__}",
+        "content-type": "application/json",
+        "accept": "application/json",
+        "accept-encoding": "identity",
+        "authorization": f"Bearer {KEY}",
+        "content-length": str(len(BODY)),
+        "idempotency-key": "req-1",
+        "x-request-id": "corr-7",
+        "traceparent": "00-ab-cd-01",
+    }
+
+
+async def test_leaves_out_what_is_not_there_when_it_has_no_key_and_no_ids(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"data: [DONE]\n\n")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream, stream=True) as answer:
+        assert [chunk async for chunk in answer.chunks()] == [b"data: [DONE]\n\n"]
+    [request] = server.requests
+    assert request.header("accept") == "text/event-stream"
+    for absent in ("authorization", "x-request-id", "traceparent", "cookie", "connection"):
+        assert request.header(absent) is None
+
+
+@pytest.mark.parametrize("bad", ["a\r\nx-evil: 1", "ümlaut", "", " lead", "x" * 600])
+async def test_leaves_out_a_client_id_when_it_cannot_be_a_header(
+    bad: str, make_config: MakeConfig, transport_giving: Any
+) -> None:
+    transport = transport_giving()
+    async with Upstream(make_config(), transport) as upstream, await call(upstream, correlation_id=bad, traceparent=bad):
+        pass
+    assert "x-request-id" not in transport.requests[0].headers
+    assert "traceparent" not in transport.requests[0].headers
+
+
+async def test_keeps_the_query_when_the_url_has_one(make_config: MakeConfig, transport_giving: Any) -> None:
+    transport = transport_giving()
+    async with Upstream(make_config(url="mock://alpha?seed=3"), transport) as upstream, await call(upstream):
+        pass
+    assert str(transport.requests[0].url) == "mock://alpha/chat/completions?seed=3"
+
+
+async def test_gives_chunks_as_they_come_when_streaming(server: Any, make_config: MakeConfig) -> None:
+    more = trio.Event()
+
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"data: 1\n\n", end=False)
+        await more.wait()
+        await exchange.send(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream, stream=True) as answer:
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"data: 1\n\n"
+        more.set()
+        assert await anext(chunks) == b"data: 2\n\n"
+        with pytest.raises(StopAsyncIteration):
+            await anext(chunks)
+
+
+async def test_uses_the_connection_again_when_the_body_was_read_to_its_end(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"one", b"two")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream:
+        for _ in range(3):
+            async with await call(upstream) as answer:
+                assert await answer.read(100) == b"onetwo"
+    assert (server.accepted, len(server.requests)) == (1, 3)
+
+
+@pytest.mark.parametrize("read_first", [False, True])
+async def test_closes_the_connection_when_the_answer_is_closed_early(
+    read_first: bool, server: Any, make_config: MakeConfig
+) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(*[b"data: x\n\n"] * 50, end=False)
+        await exchange.until_the_client_leaves()
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream:
+        answer = await call(upstream, stream=True)
+        chunks = answer.chunks()
+        if read_first:
+            await anext(chunks)
+        await answer.aclose()
+        await answer.aclose()
+        await server.until_open(0)
+        with pytest.raises(StopAsyncIteration):
+            await anext(chunks)
+        assert pool_of(upstream).connections == []
+
+
+async def test_closes_the_connection_when_the_reader_is_cancelled(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"data: x\n\n", end=False)
+        await exchange.until_the_client_leaves()
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream:
+        with trio.CancelScope() as scope:
+            async with await call(upstream, stream=True) as answer:
+                async for _ in answer.chunks():
+                    scope.cancel()
+        assert scope.cancelled_caught
+        await server.until_open(0)
+        assert pool_of(upstream).connections == []
+
+
+async def test_closes_the_connection_when_cancelled_while_waiting_for_headers(server: Any, make_config: MakeConfig) -> None:
+    asked = trio.Event()
+
+    async def script(exchange: Any) -> None:
+        asked.set()
+        await exchange.until_the_client_leaves()
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream, trio.open_nursery() as nursery:
+        nursery.start_soon(call, upstream)
+        await asked.wait()
+        nursery.cancel_scope.cancel()
+    await server.until_open(0)
+    assert pool_of(upstream).connections == []
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels ``scope`` when the current task is about to run for the ``step`` th time."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._scope = scope
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._left -= 1
+            if self._left == 0:
+                self._scope.cancel()
+
+
+async def test_leaves_nothing_in_the_pool_when_cancelled_at_any_step(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"{}")
+
+    server.script = script
+    step, finished = 0, False
+    while not finished:
+        step += 1
+        async with Upstream(make_config(url=server.url, max_concurrent=1)) as upstream:
+            with trio.CancelScope() as scope:
+                instrument = CancelAtStep(scope, step)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    async with await call(upstream) as answer:
+                        await answer.read(100)
+                    finished = instrument._left > 0
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            assert all(connection.is_idle() for connection in pool_of(upstream).connections), f"leak at step {step}"
+            # With room for one connection only, a place that leaked would block this for ever.
+            with trio.fail_after(2):
+                async with await call(upstream) as answer:
+                    assert await answer.read(100) == b"{}"
+    assert step > 5, "the request was expected to take more steps than that"
+
+
+async def scripted_failure(server: Any, config: Any, script: Any) -> UpstreamFailure:
+    server.script = script
+    async with Upstream(config) as upstream:
+        failure = await failure_of(upstream)
+        assert pool_of(upstream).connections == []
+    return failure
+
+
+async def test_is_a_reset_when_the_stream_is_cut_in_the_middle(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"data: x\n\n", end=False)
+        exchange.stream.socket.close()
+
+    assert (await scripted_failure(server, make_config(url=server.url), script)).kind == "reset"
+
+
+async def test_is_a_reset_when_the_body_is_shorter_than_announced(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"half", length=8)
+        exchange.stream.socket.close()
+
+    assert (await scripted_failure(server, make_config(url=server.url), script)).kind == "reset"
+
+
+async def test_never_takes_the_rest_for_an_answer_when_the_body_is_longer_than_announced(
+    server: Any, make_config: MakeConfig
+) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"12345678", length=4)
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream:
+        async with await call(upstream) as answer:
+            assert await answer.read(100) == b"1234"
+        assert (await failure_of(upstream)).kind == "reset"
+        async with await call(upstream) as answer:
+            assert await answer.read(100) == b"1234"
+
+
+async def test_is_a_reset_when_the_connection_is_reset_before_headers(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        exchange.reset()
+
+    assert (await scripted_failure(server, make_config(url=server.url), script)).kind == "reset"
+
+
+async def test_is_a_reset_when_the_connection_is_reset_in_the_middle(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"data: x\n\n", end=False)
+        exchange.reset()
+
+    assert (await scripted_failure(server, make_config(url=server.url), script)).kind == "reset"
+
+
+async def test_is_a_reset_when_the_answer_is_not_http(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+    assert (await scripted_failure(server, make_config(url=server.url), script)).kind == "reset"
+
+
+async def test_is_a_reset_when_the_body_is_compressed(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"\x1f\x8b", "content-encoding: gzip")
+
+    failure = await scripted_failure(server, make_config(url=server.url), script)
+    assert failure.kind == "reset"
+    assert "encoding" in failure.detail
+
+
+async def test_is_a_first_byte_timeout_when_headers_only_trickle(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-le")
+        await exchange.until_the_client_leaves()
+
+    config = make_config(url=server.url, first_byte_timeout_s=0.1)
+    assert (await scripted_failure(server, config, script)).kind == "first_byte_timeout"
+
+
+async def test_is_an_idle_timeout_when_the_provider_falls_silent(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.chunked(b"data: x\n\n", end=False)
+        await exchange.until_the_client_leaves()
+
+    config = make_config(url=server.url, idle_timeout_s=0.1)
+    assert (await scripted_failure(server, config, script)).kind == "idle_timeout"
+
+
+async def test_is_a_connect_failure_when_nobody_listens(make_config: MakeConfig) -> None:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    async with Upstream(make_config(url=f"http://127.0.0.1:{port}/v1")) as upstream:
+        failure = await failure_of(upstream)
+    assert failure.kind == "connect"
+    assert str(port) not in str(failure)
+
+
+async def test_passes_any_status_when_the_provider_answers(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b'{"error":{}}', "retry-after: 7", status="429 Too Many Requests")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream) as answer:
+        assert (answer.status, answer.retry_after_s) == (429, 7.0)
+        assert await answer.read(100) == b'{"error":{}}'
+
+
+async def test_never_follows_when_the_provider_redirects(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"", f"location: {server.url}/elsewhere", status="307 Temporary Redirect")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url, api_key=Secret(KEY))) as upstream, await call(upstream) as answer:
+        assert answer.status == 307
+    assert len(server.requests) == 1
+
+
+# -- over a scripted transport, in virtual time
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx.ConnectError(f"no way to http://x/{KEY}"), "connect"),
+        (httpx.UnsupportedProtocol(KEY), "connect"),
+        (httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"), "connect"),
+        (httpx.ConnectTimeout(KEY), "connect_timeout"),
+        (httpx.PoolTimeout(KEY), "connect_timeout"),
+        (httpx.ReadTimeout(KEY), "first_byte_timeout"),
+        (httpx.RemoteProtocolError(KEY), "reset"),
+        (httpx.ReadError(KEY), "reset"),
+        (httpx.WriteError(KEY), "reset"),
+        (trio.BrokenResourceError(KEY), "reset"),
+        (OSError(KEY), "reset"),
+    ],
+)
+async def test_names_the_kind_and_hides_the_text_when_a_call_fails(
+    error: Exception, kind: str, make_config: MakeConfig, transport_answering: Any
+) -> None:
+    async with Upstream(make_config(api_key=Secret(KEY)), transport_answering(error)) as upstream:
+        failure = await failure_of(upstream)
+    assert failure.kind == kind
+    assert type(error).__name__ in failure.detail
+    assert KEY not in "".join(traceback.format_exception(failure))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(httpx.ReadTimeout(KEY), "idle_timeout"), (httpx.ReadError(KEY), "reset"), (OSError(KEY), "reset")]
+)
+async def test_names_the_kind_and_hides_the_text_when_a_body_fails(
+    error: Exception, kind: str, make_config: MakeConfig, transport_giving: Any
+) -> None:
+    transport = transport_giving(b"data", error)
+    async with Upstream(make_config(), transport) as upstream:
+        failure = await failure_of(upstream)
+    assert failure.kind == kind
+    assert KEY not in "".join(traceback.format_exception(failure))
+    assert transport.answer.stream.closed == 1
+
+
+async def test_waits_for_the_first_byte_only_so_long_when_the_provider_hangs(
+    make_config: MakeConfig, transport_answering: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Upstream(make_config(first_byte_timeout_s=7), transport_answering(...)) as upstream:
+        assert (await failure_of(upstream)).kind == "first_byte_timeout"
+    assert trio.current_time() == pytest.approx(7)
+
+
+async def test_starts_the_idle_time_anew_when_a_chunk_comes(
+    make_config: MakeConfig, transport_giving: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    transport = transport_giving(4.0, b"a", 4.0, b"", 1.0, b"b", ...)
+    async with Upstream(make_config(idle_timeout_s=5), transport) as upstream:
+        answer = await call(upstream)
+        seen = []
+        with pytest.raises(UpstreamFailure) as caught:
+            async for chunk in answer.chunks():
+                seen.append(chunk)
+    assert seen == [b"a", b"b"]
+    assert caught.value.kind == "idle_timeout"
+    assert trio.current_time() == pytest.approx(14)
+    assert transport.answer.stream.closed == 1
+
+
+@pytest.mark.parametrize("parts", [(6.0, b"a", 6.0, b"b"), (b"a", ...)])
+async def test_ends_by_the_total_time_when_there_is_one(
+    parts: Any, make_config: MakeConfig, transport_giving: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    config = make_config(total_timeout_s=10, idle_timeout_s=60, first_byte_timeout_s=60)
+    async with Upstream(config, transport_giving(*parts)) as upstream:
+        assert (await failure_of(upstream)).kind == "total_timeout"
+    assert trio.current_time() == pytest.approx(10)
+
+
+async def test_ends_by_the_total_time_when_it_is_shorter_than_the_first_byte_time(
+    make_config: MakeConfig, transport_answering: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Upstream(make_config(total_timeout_s=3), transport_answering(...)) as upstream:
+        assert (await failure_of(upstream)).kind == "total_timeout"
+    assert trio.current_time() == pytest.approx(3)
+
+
+async def test_reads_a_body_when_it_has_exactly_the_allowed_size(make_config: MakeConfig, transport_giving: Any) -> None:
+    async with Upstream(make_config(), transport_giving(b"12", b"34")) as upstream, await call(upstream) as answer:
+        assert await answer.read(4) == b"1234"
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "4"}])
+async def test_refuses_a_body_when_it_is_larger_than_allowed(
+    headers: dict[str, str], make_config: MakeConfig, transport_giving: Any
+) -> None:
+    transport = transport_giving(b"12", b"34", ..., headers=headers)
+    async with Upstream(make_config(), transport) as upstream:
+        assert (await failure_of(upstream, limit=3)).kind == "too_large"
+    assert transport.answer.stream.closed == 1
+
+
+async def test_gives_up_closing_when_the_transport_does_not_finish(
+    make_config: MakeConfig, transport_giving: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    transport = transport_giving(b"x")
+
+    async def stuck() -> None:
+        await trio.sleep_forever()
+
+    transport.answer.stream.aclose = stuck
+    async with Upstream(make_config(), transport) as upstream:
+        await (await call(upstream)).aclose()
+    assert trio.current_time() == pytest.approx(2)
+
+
+async def test_closes_the_answer_when_cancelled_while_closing(make_config: MakeConfig, transport_giving: Any) -> None:
+    transport = transport_giving(b"x")
+    async with Upstream(make_config(), transport) as upstream:
+        answer = await call(upstream)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await answer.aclose()
+    assert transport.answer.stream.closed == 1
+    assert transport.closed
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "value", "expected"),
+    [
+        (None, None, None),
+        (None, "7", 7.0),
+        (None, " 1.5 ", 1.5),
+        ("250", "7", 0.25),
+        ("soon", "7", 7.0),
+        (None, "soon", None),
+        (None, "-5", None),
+        (None, "nan", None),
+        (None, "Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        (None, "Thu, 99 Foo 1970", None),
+        (None, "9" * 400, None),
+    ],
+)
+def test_reads_retry_after_when_it_is_usable(milliseconds: str | None, value: str | None, expected: float | None) -> None:
+    assert retry_after_s(milliseconds, value) == expected
+
+
+def test_reads_retry_after_when_it_is_a_date_to_come() -> None:
+    seconds = retry_after_s(None, "Fri, 31 Dec 2100 23:59:59 GMT")
+    assert seconds is not None
+    assert seconds > 1e8
+
+
+async def test_transport_is_bounded_by_the_configuration_when_built_for_http(make_config: MakeConfig) -> None:
+    transport = build_transport(make_config(url="https://provider.example/v1", max_concurrent=5))
+    assert isinstance(transport, PooledTransport)
+    assert transport._pool._max_connections == 5
+    await transport.aclose()
