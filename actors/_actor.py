@@ -194,7 +194,7 @@ class TrioActor(_PykkaActor):
 
     async def _run(self) -> None:
         inbox, stopped, burst = self.actor_inbox, self.actor_stopped, range(self.burst)
-        while not stopped.is_set():
+        while not stopped.is_set():  # set before the first message if on_start has failed
             await inbox.wait()
             for _ in burst:
                 envelope = inbox.take()
@@ -205,16 +205,16 @@ class TrioActor(_PykkaActor):
                     await self._finish(envelope, slow)
                 self._current = self._taken = None
                 if stopped.is_set():
-                    break
+                    return
 
     def _begin(self, envelope: Envelope) -> Coroutine[Any, Any, Any] | None:
         """Handle a message, as far as that goes without waiting. Returns what is left to await."""
         message, reply_to = envelope.message, envelope.reply_to
-        if reply_to is not None and reply_to.abandoned and type(message) is not _ActorStop:
-            return None
         if type(message) is _ActorStop:
             self._stop_asked.append(envelope)
             self._mark_stopped()
+            return None
+        if reply_to is not None and reply_to.abandoned:
             return None
         self._current = envelope
         try:
@@ -225,7 +225,8 @@ class TrioActor(_PykkaActor):
         # An attribute that holds a coroutine is a value; only a handler's own coroutine is ours to await.
         if type(answer) is CoroutineType and type(message) is not ProxyGetAttr:
             return answer
-        self._answer(envelope, answer)
+        if reply_to is not None and self._taken is None:
+            _settle(reply_to, answer, None)
         return None
 
     async def _finish(self, envelope: Envelope, slow: Coroutine[Any, Any, Any]) -> None:
@@ -234,18 +235,17 @@ class TrioActor(_PykkaActor):
         except BaseException as error:
             self._failed(envelope, error)
         else:
-            self._answer(envelope, answer)
+            if envelope.reply_to is not None and self._taken is None:
+                _settle(envelope.reply_to, answer, None)
 
     # -- answers
-
-    def _answer(self, envelope: Envelope, answer: Any) -> None:
-        if self._taken is None and envelope.reply_to is not None:
-            _settle(envelope.reply_to, answer, None)
 
     def _failed(self, envelope: Envelope, error: BaseException) -> None:
         """A handler raised. Tells the asker, or lets the actor fail; raises what must end more than the actor."""
         failure, fatal = _split(error)
         if fatal is not None:
+            if not isinstance(fatal, trio.Cancelled):
+                _logger.debug(f"{fatal!r} in {self}. Stopping all actors.")
             self._refuse(envelope, "while handling the message")
             if failure is not None:
                 self._fail(failure)
@@ -379,12 +379,9 @@ async def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return await coroutine
 
 
-def _settle(future: pykka.Future[Any], value: Any, error: BaseException | None) -> None:
+def _settle(future: TrioFuture[Any], value: Any, error: BaseException | None) -> None:
     try:
-        if error is None:
-            future.set(value)
-        else:
-            future.set_exception((type(error), error, error.__traceback__))
+        future.settle(value, None if error is None else (type(error), error, error.__traceback__))
     except queue.Full:
         _logger.warning("an asker has set the answer to its own question")
 

@@ -20,8 +20,8 @@ __all__ = ["Deadlines"]
 
 _TIDY_ABOVE = 1_000  # empty entries that are tolerated on top of as many as there are live ones
 
-# [time on Trio's clock, tie-breaker, waker or None once it is no longer needed]: a list, because heapq compares lists in C
-# and because it can be emptied in place.
+# [time on Trio's clock, tie-breaker, waker or None once it is no longer needed]: a list, because heapq compares lists
+# in C and because it can be emptied in place.
 Entry = list[Any]
 
 
@@ -35,7 +35,7 @@ class Deadlines:
         self._sleep = trio.CancelScope()
 
     def add(self, at: float, waker: TaskWaker) -> Entry:
-        """Have ``waker`` expire at ``at`` (Trio's clock), unless the entry is discarded before."""
+        """Have ``waker`` woken at ``at`` (Trio's clock), unless the entry is discarded before."""
         entry: Entry = [at, next(self._order), waker]
         heapq.heappush(self._heap, entry)
         self._live += 1
@@ -68,6 +68,7 @@ class Deadlines:
 
     def _expire(self, now: float) -> None:
         while self._next() <= now:
-            waker: TaskWaker = heapq.heappop(self._heap)[2]
-            self._live -= 1
-            waker.expire()
+            entry = heapq.heappop(self._heap)
+            waker: TaskWaker = entry[2]
+            self.discard(entry)
+            waker.resume()

@@ -6,13 +6,14 @@ import functools
 import queue
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import pykka
 import trio
-from trio.lowlevel import Abort, enable_ki_protection, wait_task_rescheduled
+from pykka._future import _Unset
+from trio.lowlevel import enable_ki_protection, wait_task_rescheduled
 
 from actors._deadlines import Deadlines
 from actors._errors import AskTimeout, refuse_on_trio_thread
@@ -35,17 +36,21 @@ class TrioFuture(pykka.Future[T]):
     times. A cancelled wait takes nothing from the others.
     """
 
-    # Once the asker is gone. The receiver skips a message whose answer nobody can read any more.
+    # Set when the asker is gone. The receiver skips a message whose answer nobody can read any more.
     abandoned = False
 
+    # Defaults live on the class, Pykka's two fields as well: every ask makes a future, and most of these are never
+    # touched.
+    _get_hook: Callable[[float | None], T] | None = None
+    _get_hook_result: Any = _Unset()
+    _awaited: Callable[[], Awaitable[T]] | None = None
+    _done = False
+    _value: Any = None
+    _exc_info: ExcInfo | None = None
+    _waiting: Sequence[Waker] = ()
+
     def __init__(self) -> None:
-        super().__init__()
         self._lock = threading.Lock()
-        self._done = False
-        self._value: Any = None
-        self._exc_info: ExcInfo | None = None
-        self._waiting: list[Waker] = []
-        self._awaited: Callable[[], Awaitable[T]] | None = None
 
     @property
     def settled(self) -> bool:
@@ -55,21 +60,22 @@ class TrioFuture(pykka.Future[T]):
     # -- setting: any thread
 
     def set(self, value: T | None = None) -> None:
-        self._settle(value, None)
+        self.settle(value, None)
 
     def set_exception(self, exc_info: ExcInfo | None = None) -> None:
         """Without an argument: the exception that is being handled."""
-        self._settle(None, sys.exc_info() if exc_info is None else exc_info)
+        self.settle(None, sys.exc_info() if exc_info is None else exc_info)
 
     @enable_ki_protection
-    def _settle(self, value: Any, exc_info: ExcInfo | None) -> None:
+    def settle(self, value: Any, exc_info: ExcInfo | None) -> None:
+        """Both of the above in one; the last argument decides."""
         with self._lock:
             if self._done or self._get_hook is not None:
                 raise queue.Full
             self._value = value
             self._exc_info = exc_info
             self._done = True
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, ()
         for waker in waiting:
             waker.wake()
 
@@ -100,13 +106,12 @@ class TrioFuture(pykka.Future[T]):
     def _register(self, waker: Waker) -> bool:
         with self._lock:
             if not self._done:
-                self._waiting.append(waker)
+                self._waiting = (*self._waiting, waker)
             return not self._done
 
     def _unregister(self, waker: Waker) -> None:
         with self._lock:
-            if waker in self._waiting:
-                self._waiting.remove(waker)
+            self._waiting = tuple(each for each in self._waiting if each is not waker)
 
     def _unwrap(self) -> Any:
         if self._exc_info is None:
@@ -135,13 +140,13 @@ class TrioFuture(pykka.Future[T]):
         if self._get_hook is None:
             await self._wait()
             return cast("T", self._unwrap())
-        if isinstance(self._get_hook_result, pykka._future._Unset):
+        if isinstance(self._get_hook_result, _Unset):
             if self._awaited is None:  # a stranger's hook, which may block
                 return await trio.to_thread.run_sync(self.get, abandon_on_cancel=True)
             self._get_hook_result = await self._awaited()
         else:
             await trio.lowlevel.checkpoint()
-        return self._get_hook_result
+        return cast("T", self._get_hook_result)
 
     async def _wait(self) -> None:
         """Park until set. Always a checkpoint."""
@@ -149,13 +154,11 @@ class TrioFuture(pykka.Future[T]):
         if not self._register(waker):
             await trio.lowlevel.checkpoint()
             return
-
-        def give_up(_: object) -> Abort:
-            waker.forget()
-            self._unregister(waker)
-            return Abort.SUCCEEDED
-
-        await wait_task_rescheduled(give_up)
+        try:
+            await wait_task_rescheduled(waker.forget)
+        finally:
+            if not self._done:
+                self._unregister(waker)
 
     async def answer_by(self, deadlines: Deadlines, timeout_s: float) -> Any:
         """Await the value as its only reader, at most ``timeout_s`` seconds; the future is abandoned if that fails.
@@ -168,17 +171,13 @@ class TrioFuture(pykka.Future[T]):
             return self._unwrap()
         entry = deadlines.add(trio.current_time() + timeout_s, waker)
 
-        def give_up(_: object) -> Abort:
-            waker.forget()
-            self.abandoned = True
-            return Abort.SUCCEEDED
-
         try:
-            await wait_task_rescheduled(give_up)
+            await wait_task_rescheduled(waker.forget)
         finally:
             deadlines.discard(entry)
-        if waker.timed_out and not self._done:
-            self.abandoned = True
+            if not self._done:
+                self.abandoned = True
+        if self.abandoned:
             raise AskTimeout(timeout_s)
         return self._unwrap()
 

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from queue import Empty
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -77,11 +78,13 @@ class Inbox:
         self._parked: trio.lowlevel.Task | None = None  # set to None on the Trio thread only
         self._wake_posted = False
         self.system: ActorSystem | None = None
+        self._thread: int | None = None
         self.receiver: trio.lowlevel.Task | None = None
 
     def bind(self, system: ActorSystem) -> None:
         """The actor has started: ``system`` is where its receiver runs. Until then ``put`` queues and never blocks."""
         self.system = system
+        self._thread = system.thread
 
     # -- sending: any thread
 
@@ -91,10 +94,10 @@ class Inbox:
 
         Raises ActorDeadError when closed (also while waiting), InboxFull, AskTimeout.
         """
-        if self._offer(envelope):
+        if self.offer(envelope):
             return
         if self._must_not_block():
-            raise InboxFull(self._name, self._capacity)
+            raise self.full()
         waker = ThreadWaker()
         sender = self._line_up(envelope, waker)
         if sender.admitted is None and not waker.wait(timeout_s) and self._withdraw(sender):
@@ -110,7 +113,7 @@ class Inbox:
         without. Raises ActorDeadError when closed, also while waiting.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._offer(envelope):
+        if not self.offer(envelope):
             await self._send_later(envelope)
 
     @enable_ki_protection
@@ -122,7 +125,9 @@ class Inbox:
         if not sender.admitted:
             raise self._dead()
 
-    def _offer(self, envelope: _envelope.Envelope[Any]) -> bool:
+    @enable_ki_protection
+    def offer(self, envelope: _envelope.Envelope[Any]) -> bool:
+        """Queue the envelope if there is room; never blocks, any thread. Raises ActorDeadError when closed."""
         with self._lock:
             if self._closed:
                 raise self._dead()
@@ -155,8 +160,11 @@ class Inbox:
             return True
 
     def _must_not_block(self) -> bool:
-        # `on_thread` as well: in guest mode the host's callbacks run on Trio's thread, but outside of the run.
-        return self.system is None or in_trio_run() or self.system.on_thread()
+        # The thread as well: in guest mode the host's callbacks run on Trio's thread, but outside of the run.
+        return self.system is None or in_trio_run() or get_ident() == self._thread
+
+    def full(self) -> InboxFull:
+        return InboxFull(self._name, self._capacity)
 
     def _dead(self) -> ActorDeadError:
         return ActorDeadError(f"{self._name} not found")
@@ -177,9 +185,9 @@ class Inbox:
     @enable_ki_protection
     def take(self) -> Envelope | None:
         """The next envelope, or None. Makes room for the sender who waits longest."""
+        if not self._queue:
+            return None  # what is put at this moment is seen by `wait`
         with self._lock:
-            if not self._queue:
-                return None
             envelope: Envelope = self._queue.popleft()
             if not self._senders or len(self._queue) >= self._capacity:
                 return envelope
@@ -227,13 +235,12 @@ class Inbox:
     # -- waking the receiver
 
     def _wake_receiver(self) -> None:
-        system = self.system
-        assert system is not None, "only a started actor has a parked receiver"
-        if system.on_thread() and in_trio_run():
+        if get_ident() == self._thread and in_trio_run():
             self._resume()
         elif not self._wake_posted:
+            assert self.system is not None, "only a started actor has a parked receiver"
             self._wake_posted = True  # many senders, one callback; a second one would do no harm
-            system.call_soon(self._resume)
+            self.system.call_soon(self._resume)
 
     def _resume(self) -> None:
         # The flag first: a put after this line posts again, one before it is seen by the receiver we are about to wake.

@@ -137,7 +137,8 @@ class TrioActorRef(pykka.ActorRef[Any], Generic[A]):
         if inbox.receiver is trio.lowlevel.current_task():
             raise WouldDeadlock("asking oneself", "tell, or a task that asks: `self.spawn(...)`")
         future: TrioFuture[Any] = TrioFuture()
-        inbox.put(Envelope(message, future))
+        if not inbox.offer(Envelope(message, future)):
+            raise inbox.full()
         system = inbox.system
         if system is not None and system.on_thread():
             return await future.answer_by(system.deadlines, timeout_s)

@@ -41,7 +41,7 @@ class ActorSystem:
     def __init__(self) -> None:
         self.deadlines = Deadlines()
         self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._nursery: trio.Nursery | None = None
         self._ready = trio.Event()
         self._over = trio.Event()
@@ -161,11 +161,9 @@ class ActorSystem:
         if self._over.is_set():
             actor._bury()
         else:
-            self.start_task(self._live, actor, name=str(actor))
-
-    async def _live(self, actor: TrioActor) -> None:
-        _current.set(self)
-        await actor._live()
+            outer = _current.set(self)  # for the task's context: what an actor starts, it starts in its own system
+            self.start_task(actor._live, name=str(actor))
+            _current.reset(outer)
 
     def spawn(
         self, async_fn: Callable[[*Ts], Awaitable[Any]], /, *args: *Ts, name: str | None = None
@@ -222,7 +220,7 @@ class ActorSystem:
 
     def on_thread(self) -> bool:
         """The caller is on the thread of this system's Trio run."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> bool:
         """Have the Trio thread call ``function``; any thread. False if its run is over."""

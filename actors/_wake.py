@@ -6,7 +6,7 @@ import threading
 from typing import Protocol
 
 import trio
-from trio.lowlevel import current_task, current_trio_token, in_trio_run, reschedule
+from trio.lowlevel import Abort, current_task, current_trio_token, in_trio_run, reschedule
 
 __all__ = ["TaskWaker", "ThreadWaker", "Waker"]
 
@@ -19,33 +19,30 @@ class Waker(Protocol):
 class TaskWaker:
     """Wakes the task that made it, unless that task has been told to ``forget`` in the meantime."""
 
-    __slots__ = ("_task", "_token", "timed_out")
+    __slots__ = ("_task", "_token")
 
     def __init__(self) -> None:
         self._task: trio.lowlevel.Task | None = current_task()
         self._token = current_trio_token()
-        self.timed_out = False
 
     def wake(self) -> None:
-        if in_trio_run() and current_trio_token() is self._token:
-            self._resume()
+        if (
+            in_trio_run() and current_trio_token() is self._token
+        ):  # one thread may see several runs, and guest mode none
+            self.resume()
             return
         try:
-            self._token.run_sync_soon(self._resume)
+            self._token.run_sync_soon(self.resume)
         except trio.RunFinishedError:
             self._task = None  # its run is over, and so is the task
 
-    def expire(self) -> None:
-        """Wake with ``timed_out`` set. Only in the waiter's own run."""
-        if self._task is not None:
-            self.timed_out = True
-            self._resume()
-
-    def forget(self) -> None:
+    def forget(self, _raise_cancel: object = None) -> Abort:
         """The task is no longer parked (it was cancelled); a wake that is under way must not reach it."""
         self._task = None
+        return Abort.SUCCEEDED
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Wake, in the waiter's own run."""
         task, self._task = self._task, None
         if task is not None:
             reschedule(task)

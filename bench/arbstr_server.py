@@ -67,4 +67,5 @@ class Arbstr:
         """The server process, not yet started; its output goes to a file of its own."""
         self._starts += 1
         log = self.directory / f"serve-{self._starts:03d}.log"
-        return Child([*arbstr_command(), "serve", "-c", str(self.config), "-l", "127.0.0.1:0"], log)
+        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", "127.0.0.1:0"]
+        return Child(command, log, ends_with=frozenset((0,)))

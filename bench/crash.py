@@ -11,7 +11,6 @@ from pathlib import Path
 
 import trio
 from attrs import frozen
-from rich.console import Console
 
 from bench import load, machine, money, render
 from bench.arbstr_server import Arbstr
@@ -161,7 +160,7 @@ def judge_round(
 async def main(times: int, seed: int, json_file: Path | None) -> int:
     """The verb: kill, audit, print, write. Exit code 1 when anything was lost or invented."""
     report = await crash(times, seed)
-    console = Console()
+    console = render.console()
     for each in report.rounds:
         console.print(
             f"round {each.number}: killed after {each.killed_after_s} s, {each.answered} answered, {each.in_flight} in "

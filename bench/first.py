@@ -232,7 +232,7 @@ async def main(options: FirstOptions, json_file: Path | None) -> int:
     """The verb: measure, print, write. Exit code 1 when a request failed or the books are wrong."""
     report = await first(options)
     facts: dict[str, object] = {**machine.facts()}
-    console = Console()
+    console = render.console()
     console.print(", ".join(f"{name}: {value}" for name, value in facts.items()), markup=False)
     print_first(report, console)
     if json_file is not None:

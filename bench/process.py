@@ -41,6 +41,8 @@ class Child:
     command: Sequence[str]
     log: Path
     stop_s: float = STOP_S
+    ends_with: frozenset[int] = frozenset((0, -signal.SIGTERM))
+    """Exit codes that are right after SIGTERM."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
@@ -104,8 +106,8 @@ class Child:
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
     async def stop(self) -> None:
-        """SIGTERM and wait; SIGKILL when that takes longer than ``stop_s``. Raises ChildFailed unless it ended with 0
-        (or had been killed by ``kill``)."""
+        """SIGTERM and wait; SIGKILL when that takes longer than ``stop_s``. Raises ChildFailed unless it ended as it
+        should. Does nothing to a child that has ended."""
         if self.process.poll() is not None:
             return
         self.process.terminate()
@@ -114,7 +116,7 @@ class Child:
         if patience.cancelled_caught:
             await self.kill()
             raise ChildFailed(f"did not stop within {self.stop_s:g} s of SIGTERM{self.tail()}")
-        if self.process.poll() not in (0, -signal.SIGTERM):
+        if self.process.returncode not in self.ends_with:
             raise ChildFailed(f"ended with {self.process.returncode} after SIGTERM{self.tail()}")
 
     async def _wait(self) -> None:

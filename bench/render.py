@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from rich.table import Table
 from arbstr.units import format_sats
 from bench.report import FixedProvider, Latency, ReplayReport
 
+PIPE_WIDTH = 120
+
 
 def write_json(path: Path, kind: str, facts: Mapping[str, object], report: object) -> None:
     """One object: ``bench`` (the verb), ``setup`` and ``report``. msat are JSON integers."""
@@ -22,13 +25,18 @@ def write_json(path: Path, kind: str, facts: Mapping[str, object], report: objec
     path.write_text(json.dumps(document, indent=2, default=str) + "\n")
 
 
-def print_replay(report: ReplayReport, console: Console) -> None:
+def console() -> Console:
+    """For reports: as wide as the terminal, and wide enough for every table in a pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def print_replay(report: ReplayReport, out: Console) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _lines(report):
         table.add_row(name, value)
-    console.print(table)
+    out.print(table)
     for problem in report.money.problems if report.money is not None else ():
-        console.print(f"MONEY: {problem}", markup=False)
+        out.print(f"MONEY: {problem}", markup=False)
 
 
 def _lines(report: ReplayReport) -> list[tuple[str, str]]:

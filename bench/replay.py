@@ -121,7 +121,7 @@ def _progress(total: int) -> Iterator[load.Progress]:
 async def main(options: ReplayOptions, json_file: Path | None) -> int:
     """The verb: replay, print, write. Exit code 1 when the books are wrong or a failure was avoidable."""
     report = await replay(options)
-    render.print_replay(report, Console())
+    render.print_replay(report, render.console())
     if json_file is not None:
         setup = {**machine.facts(), **_public(options)}
         render.write_json(json_file, "replay", setup, report)

@@ -15,7 +15,7 @@ COLUMNS = ("t_s", "input_tokens", "output_tokens", "label")
 
 INPUT_MEDIAN, INPUT_SIGMA, INPUT_MAX = 500.0, 1.2, 8_192
 OUTPUT_MEDIAN, OUTPUT_SIGMA, OUTPUT_MAX = 150.0, 0.9, 4_096
-ARRIVALS_PER_S = 5.0
+ARRIVALS_PER_S = 1.0
 BURST_SHAPE = 0.5
 """Shape of the gamma between arrivals: 1 is Poisson, 0.5 has twice its variance (bursts)."""
 

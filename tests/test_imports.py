@@ -105,10 +105,14 @@ def called_name(node: ast.Call) -> str:
 
 
 def constant_argument(node: ast.Call) -> str:
-    """What a dynamic import names; a computed name cannot be checked, so it is reported as a room of its own."""
+    """What a dynamic import names, at least up to its room; any other computed name counts as a room of its own."""
     argument = node.args[0] if node.args else None
     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
         return argument.value
+    if isinstance(argument, ast.JoinedStr) and isinstance(argument.values[0], ast.Constant):
+        prefix = str(argument.values[0].value)
+        if prefix.count(".") >= 2 and prefix.startswith("arbstr."):
+            return prefix
     return "arbstr.<computed>"
 
 
@@ -171,6 +175,10 @@ def test_no_arrow_points_up_when_all_files_of_the_project_are_read() -> None:
         ),
         pytest.param("arbstr/wire/_chat.py", "import importlib\nimportlib.import_module('arbstr.cli')", id="dynamic"),
         pytest.param("arbstr/wire/_chat.py", "import importlib\nimportlib.import_module(name)", id="computed"),
+        pytest.param("arbstr/wire/_chat.py", "import_module(f'arbstr.{room}')", id="computed room"),
+        pytest.param(
+            "arbstr/wire/_chat.py", "import_module(f'arbstr.cli._{name}')", id="computed file of a room below"
+        ),
         pytest.param("arbstr/store/_db.py", "from arbstr.accounts import Agent", id="store to accounts"),
         pytest.param("arbstr/requests/_request.py", "import arbstr.edge", id="requests to edge"),
         pytest.param("arbstr/edge/_routes.py", "import arbstr.assembly", id="edge to assembly"),
@@ -205,6 +213,7 @@ def test_an_arrow_is_reported_when_it_is_bad(path: str, source: str) -> None:
         pytest.param("arbstr/wire/__init__.py", "from ._json import dumps", id="own package, relative"),
         pytest.param("arbstr/cli/_main.py", "from arbstr import __version__", id="version"),
         pytest.param("arbstr/__main__.py", "from arbstr.cli import main", id="module run"),
+        pytest.param("arbstr/cli/_main.py", "import_module(f'arbstr.cli._{name}')", id="computed file of its own room"),
         pytest.param("arbstr/__init__.py", "from importlib.metadata import version", id="facade"),
         pytest.param("arbstr/assembly.py", "import actors\nimport arbstr.edge", id="assembly"),
         pytest.param("actors/_ref.py", "import trio\nimport pykka\nfrom actors._inbox import Inbox", id="actors"),

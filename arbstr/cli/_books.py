@@ -6,44 +6,55 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 from arbstr.cli._errors import store_errors
 from arbstr.cli._output import note
 from arbstr.config import DatabaseConfig, load_database
 
 if TYPE_CHECKING:
-    from arbstr.store import AccountRow, AgentRow, NewAgent
+    from arbstr.store import AccountRow, AgentRow, NewAgent, Store
+    from arbstr.units import Msat
 
 
-class Books(Protocol):
-    """What the verbs ask of an opened store."""
+class Books:
+    """What the verbs ask of an opened store. Each call is durable when it returns."""
 
-    def add_agent_now(self, name: str) -> NewAgent: ...
+    def __init__(self, store: Store, path: Path) -> None:
+        self._store = store
+        self.path = path
 
-    def deposit_now(self, agent: str, amount_msat: int, key: str) -> AccountRow: ...
+    def add(self, name: str) -> NewAgent:
+        """Register an agent. Raises StoreError for a name that is none."""
+        return self._store.add_agent_now(name)
+
+    def deposit(self, agent: str, amount_msat: Msat, key: str) -> AccountRow:
+        """Credit an agent by id or name; the same key counts once. Raises StoreError for an unknown agent."""
+        from arbstr.accounts import deposit_now
+
+        return deposit_now(self._store, agent, amount_msat, key)
 
 
 @contextmanager
-def open_books(arguments: Namespace) -> Iterator[tuple[Books, Path]]:
-    """The ledger of the configured database, for writing, and where it is. Raises Refused when it cannot be had."""
+def open_books(arguments: Namespace) -> Iterator[Books]:
+    """The ledger of the configured database, for writing. Raises Refused for all that the store refuses."""
     from arbstr.store import Store
 
-    database = configured_database(arguments)
-    with store_errors(database.path), Store.open(database.path, durability=database.durability) as store:
-        yield cast(Books, store), database.path
+    database = _configured_database(arguments)
+    with store_errors(), Store.open(database.path, durability=database.durability) as store:
+        yield Books(store, database.path)
 
 
 def read_agents(arguments: Namespace) -> Sequence[AgentRow]:
     """All agents; works while an arbstr runs."""
     from arbstr.store import Store
 
-    database = configured_database(arguments)
-    with store_errors(database.path):
+    database = _configured_database(arguments)
+    with store_errors():
         return Store.read_agents(database.path)
 
 
-def configured_database(arguments: Namespace) -> DatabaseConfig:
+def _configured_database(arguments: Namespace) -> DatabaseConfig:
     """``[database]`` of the file; says so when the file leaves accounts switched off."""
     database, vault = load_database(arguments.config)
     if vault is None:

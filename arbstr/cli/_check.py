@@ -18,7 +18,7 @@ def run(arguments: Namespace) -> int:
     said = None
     if (mode := open_mode(path)) is not None:
         said = mode_warning(path, mode)
-        print(f"\nWARNING: {path} has mode {mode:04o}, others than its owner may use it")
+        print(f"\nWARNING: {path} has mode {mode:04o}, which allows more than 0600")
         print(f"  chmod 600 {path}")
     print("\nProvider key status:")
     for provider in config.providers:

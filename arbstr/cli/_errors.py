@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 class Refused(Exception):
@@ -12,16 +11,11 @@ class Refused(Exception):
 
 
 @contextmanager
-def store_errors(database: Path) -> Iterator[None]:
-    """Translate what the store raises into words for a terminal."""
-    from arbstr.store import StoreError, StoreInUse
+def store_errors() -> Iterator[None]:
+    """What the store refuses, as the end of the command; its own words name the file and, if in use, the process."""
+    from arbstr.store import StoreError
 
     try:
         yield
-    except StoreInUse as error:
-        holder = f"process {error.pid}" if error.pid else "another process"
-        raise Refused(
-            f"{database} is in use by a running arbstr ({holder}); stop it first, or name another database"
-        ) from error
     except StoreError as error:
         raise Refused(str(error)) from error

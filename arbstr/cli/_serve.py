@@ -1,44 +1,28 @@
-"""``arbstr serve``: read the configuration, hand it to the assembly, return its exit code."""
+"""``arbstr serve``: read the configuration, hand it to the assembly, return its exit code.
+
+The assembly says the warnings, and why it cannot run.
+"""
 
 from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from arbstr.cli._errors import Refused, store_errors
-from arbstr.cli._output import note
-from arbstr.config import Config, load, mock_config, with_listen
+from arbstr.config import load, mock_config, with_listen
 
 
 def run(arguments: Namespace) -> int:
-    with _config(arguments) as config:
+    config = None if arguments.mock else load(arguments.config, os.environ)
+    from arbstr.assembly import serve  # takes a second; a wrong file is reported without it
+
+    with ExitStack() as stack:
+        if config is None:
+            # Made last: a signal that ends the program before the assembly heeds it leaves no directory behind.
+            directory = stack.enter_context(TemporaryDirectory(prefix="arbstr-mock-"))
+            config = mock_config(Path(directory) / "arbstr-mock.db")
         if arguments.listen is not None:
             config = with_listen(config, arguments.listen, source="--listen")
-        for warning in config.warnings:
-            note(f"Warning: {warning}")
-        return _serve(config, mock=arguments.mock)
-
-
-@contextmanager
-def _config(arguments: Namespace) -> Iterator[Config]:
-    """The file's configuration; for ``--mock`` one whose database lives as long as the program."""
-    if not arguments.mock:
-        yield load(arguments.config, os.environ)
-        return
-    with TemporaryDirectory(prefix="arbstr-mock-") as directory:
-        yield mock_config(Path(directory) / "arbstr-mock.db")
-
-
-def _serve(config: Config, *, mock: bool) -> int:
-    from arbstr.assembly import serve
-
-    try:
-        with store_errors(config.database.path):
-            code: int = serve(config, mock=mock)
-            return code
-    except OSError as error:  # the address is taken, or is none of this machine
-        raise Refused(f"cannot serve on {config.server.listen}: {error}") from error
+        return serve(config, mock=arguments.mock)

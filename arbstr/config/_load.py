@@ -408,6 +408,7 @@ def _api_key(table: _Table, name: str | None) -> tuple[Secret | None, str]:
         rule.check(secret)
     except ValueError as error:
         table.problem("api_key", f"Environment variable {variable} {error}")
+        return None, "convention"
     return secret, "convention"
 
 

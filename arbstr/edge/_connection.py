@@ -32,7 +32,7 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, Scope
+from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, H11SendableEvent, Scope
 from hypercorn.utils import parse_socket_addr
 
 from arbstr import wire
@@ -147,6 +147,7 @@ class _Http1(H11Protocol):
         self._receive = receive
         self._limits = limits
         self.turn = self.can_read = _Turn(self._watch_behind)
+        self._held = b""
 
     async def _watch_behind(self) -> None:
         """Read on while a request waits behind another: to see the end, and not more than a bound."""
@@ -185,6 +186,20 @@ class _Http1(H11Protocol):
             )
         )
         self.keep_alive_requests += 1
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        """As in Hypercorn, but the head of a whole answer waits for its body: one write instead of two."""
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        data = self._held + (data or b"")
+        is_head = isinstance(event, h11.Response) and any(name == b"content-length" for name, _ in event.headers)
+        self._held = data if is_head else b""
+        if data and not is_head:
+            await self.send(RawData(data=data))
 
     async def _send_error_response(self, status_code: int) -> None:
         request_id = str(uuid4())
@@ -303,8 +318,7 @@ class Connection:
     def _hurry(self) -> None:
         """The client has said goodbye; a write that it does not take is not worth waiting for."""
         if self._writing is not None:
-            limit = trio.current_time() + self._limits.linger_idle_s
-            self._writing.deadline = min(self._writing.deadline, limit)
+            self._writing.deadline = min(self._writing.deadline, trio.current_time() + self._patience())
 
     # What the protocol asks for, from the reading task or from the application's.
 
@@ -325,24 +339,24 @@ class Connection:
     async def _write(self, data: bytes) -> None:
         # Shielded from before the lock on: the protocol has already counted these bytes as sent, and half of them
         # would make everything after them unreadable.
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True) as scope:
             async with self._write_lock:
-                for start in range(0, len(data), PIECE):
-                    if not self._broken:
-                        await self._write_piece(data[start : start + PIECE] if len(data) > PIECE else data)
+                self._writing = scope
+                try:
+                    for start in range(0, len(data), PIECE):
+                        scope.deadline = trio.current_time() + self._patience()
+                        await self._stream.send_all(data[start : start + PIECE] if len(data) > PIECE else data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self.abort()
+                finally:
+                    self._writing = None
+        if scope.cancelled_caught:
+            self.abort()
         if self._broken:
             await self._protocol.handle(Closed())
 
-    async def _write_piece(self, piece: bytes) -> None:
-        limit = self._limits.linger_idle_s if self._eof else self._limits.write_stall_s
-        with trio.move_on_after(limit) as self._writing:
-            try:
-                await self._stream.send_all(piece)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.abort()
-        if self._writing.cancelled_caught:
-            self.abort()
-        self._writing = None
+    def _patience(self) -> float:
+        return self._limits.linger_idle_s if self._eof else self._limits.write_stall_s
 
     async def _end(self) -> None:
         """Our side is done: say so, and listen a little longer, for a close with unread input is a reset."""

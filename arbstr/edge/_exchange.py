@@ -46,9 +46,11 @@ class Exchange:
         self._gate = gate
         self._limits = limits
         self._body_read = not headers.has_body
+        self._body_awaited = False
 
     async def read_body(self, max_bytes: int, timeout_s: float) -> bytes:
         """The whole body. Raises ``RequestTimeout``, ``ClientGone``, ``BodyTooLarge`` (at once if declared)."""
+        self._body_awaited = True
         if (self.headers.content_length or 0) > max_bytes:
             raise _too_large(max_bytes)
         parts: list[bytes] = []
@@ -83,7 +85,7 @@ class Exchange:
 
     async def answer(self, answer: PlainAnswer) -> None:
         """Send one whole answer. Raises ``ClientGone``."""
-        if not self._body_read:
+        if not self._body_read and not self._body_awaited:
             await self._discard_body()
         await self.start(answer.status, (*answer.headers, (b"content-length", b"%d" % len(answer.body))))
         await self._finish(answer.body)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actors import TrioActorRef
+    from arbstr.providers._actor import ProviderActor
     from arbstr.providers._messages import ProviderView
 
 
@@ -20,18 +21,18 @@ class Directory:
 
     def __init__(self, order: Iterable[str] = ()) -> None:
         self._views: dict[str, ProviderView | None] = dict.fromkeys(order)
-        self._refs: dict[str, TrioActorRef] = {}
+        self._refs: dict[str, TrioActorRef[ProviderActor]] = {}
         self._snapshot: tuple[ProviderView, ...] = ()
 
     @property
     def snapshot(self) -> tuple[ProviderView, ...]:
         return self._snapshot
 
-    def ref(self, name: str) -> TrioActorRef:
+    def ref(self, name: str) -> TrioActorRef[ProviderActor]:
         """The actor of that provider. Raises KeyError when none runs; a ref may die at any time after that."""
         return self._refs[name]
 
-    def enlist(self, view: ProviderView, ref: TrioActorRef) -> None:
+    def enlist(self, view: ProviderView, ref: TrioActorRef[ProviderActor]) -> None:
         """Add a provider, or replace it: after a restart the same name has a new actor."""
         self._refs[view.name] = ref
         self.publish(view)
@@ -40,7 +41,7 @@ class Directory:
         self._views[view.name] = view
         self._replace()
 
-    def withdraw(self, name: str, ref: TrioActorRef) -> None:
+    def withdraw(self, name: str, ref: TrioActorRef[ProviderActor]) -> None:
         """Take a provider out, unless ``ref`` has a successor already. Its place in the order stays."""
         if self._refs.get(name) == ref:
             del self._refs[name]

@@ -78,7 +78,7 @@ class Record:
         """Failed attempts as ``<count>/<provider>``, in the order of the first failure (contract section 5.2)."""
         counts: dict[str, int] = {}
         for attempt in self.attempts:
-            if attempt.outcome != "success":
+            if attempt.outcome not in ("success", "abandoned"):
                 counts[attempt.candidate.provider] = counts.get(attempt.candidate.provider, 0) + 1
         return ", ".join(f"{count}/{provider}" for provider, count in counts.items())
 

@@ -1,4 +1,4 @@
-"""A real server on a free port in the test's nursery, with services made of plain functions, and a client that types HTTP."""
+"""A real server on a free port in the test's nursery, services of plain functions, and a client that types HTTP."""
 
 from __future__ import annotations
 

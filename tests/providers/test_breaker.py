@@ -156,7 +156,15 @@ def test_stays_closed_when_failures_from_before_the_opening_arrive_after_recover
 
 @pytest.mark.parametrize(
     ("retry_after_s", "until"),
-    [(None, 130.0), (7.0, 107.0), (0.0, 101.0), (-3.0, 101.0), (1e9, 700.0), (float("inf"), 700.0), (float("nan"), 130.0)],
+    [
+        (None, 130.0),
+        (7.0, 107.0),
+        (0.0, 101.0),
+        (-3.0, 101.0),
+        (1e9, 700.0),
+        (float("inf"), 700.0),
+        (float("nan"), 130.0),
+    ],
 )
 def test_opens_for_a_bounded_time_without_counting_when_rate_limited(retry_after_s: float | None, until: float) -> None:
     breaker = Breaker(failures=3, open_s=30.0)

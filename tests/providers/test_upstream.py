@@ -21,7 +21,9 @@ MakeConfig = Callable[..., Any]
 
 
 async def call(upstream: Upstream, *, stream: bool = False, **more: Any) -> UpstreamAnswer:
-    return await upstream.chat(BODY, stream=stream, request_id="req-1", **{"correlation_id": None, "traceparent": None} | more)
+    return await upstream.chat(
+        BODY, stream=stream, request_id="req-1", **{"correlation_id": None, "traceparent": None} | more
+    )
 
 
 async def failure_of(upstream: Upstream, *, stream: bool = True, limit: int = 1 << 20) -> UpstreamFailure:
@@ -83,7 +85,10 @@ async def test_leaves_out_a_client_id_when_it_cannot_be_a_header(
     bad: str, make_config: MakeConfig, transport_giving: Any
 ) -> None:
     transport = transport_giving()
-    async with Upstream(make_config(), transport) as upstream, await call(upstream, correlation_id=bad, traceparent=bad):
+    async with (
+        Upstream(make_config(), transport) as upstream,
+        await call(upstream, correlation_id=bad, traceparent=bad),
+    ):
         pass
     assert "x-request-id" not in transport.requests[0].headers
     assert "traceparent" not in transport.requests[0].headers
@@ -114,7 +119,9 @@ async def test_gives_chunks_as_they_come_when_streaming(server: Any, make_config
             await anext(chunks)
 
 
-async def test_uses_the_connection_again_when_the_body_was_read_to_its_end(server: Any, make_config: MakeConfig) -> None:
+async def test_uses_the_connection_again_when_the_body_was_read_to_its_end(
+    server: Any, make_config: MakeConfig
+) -> None:
     async def script(exchange: Any) -> None:
         await exchange.chunked(b"one", b"two")
 
@@ -164,7 +171,9 @@ async def test_closes_the_connection_when_the_reader_is_cancelled(server: Any, m
         assert pool_of(upstream).connections == []
 
 
-async def test_closes_the_connection_when_cancelled_while_waiting_for_headers(server: Any, make_config: MakeConfig) -> None:
+async def test_closes_the_connection_when_cancelled_while_waiting_for_headers(
+    server: Any, make_config: MakeConfig
+) -> None:
     asked = trio.Event()
 
     async def script(exchange: Any) -> None:
@@ -186,13 +195,36 @@ class CancelAtStep(trio.abc.Instrument):
     def __init__(self, scope: trio.CancelScope, step: int) -> None:
         self._task = trio.lowlevel.current_task()
         self._scope = scope
-        self._left = step
+        self.left = step
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         if task is self._task:
-            self._left -= 1
-            if self._left == 0:
+            self.left -= 1
+            if self.left == 0:
                 self._scope.cancel()
+
+
+async def cancel_at_every_step(make_upstream: Callable[[], Upstream]) -> int:
+    """Cancel a request at each of its steps in turn, each time with a new pool. The number of steps it has."""
+    step, finished = 0, False
+    while not finished:
+        step += 1
+        async with make_upstream() as upstream:
+            with trio.CancelScope() as scope:
+                instrument = CancelAtStep(scope, step)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    async with await call(upstream) as answer:
+                        await answer.read(100)
+                    finished = instrument.left > 0
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            assert all(connection.is_idle() for connection in pool_of(upstream).connections), f"leak at step {step}"
+            # There is room for one connection only: a place that leaked would block this for ever.
+            with trio.fail_after(2):
+                async with await call(upstream) as answer:
+                    assert await answer.read(100) == b"{}"
+    return step
 
 
 async def test_leaves_nothing_in_the_pool_when_cancelled_at_any_step(server: Any, make_config: MakeConfig) -> None:
@@ -200,25 +232,46 @@ async def test_leaves_nothing_in_the_pool_when_cancelled_at_any_step(server: Any
         await exchange.answer(b"{}")
 
     server.script = script
-    step, finished = 0, False
-    while not finished:
-        step += 1
-        async with Upstream(make_config(url=server.url, max_concurrent=1)) as upstream:
-            with trio.CancelScope() as scope:
-                instrument = CancelAtStep(scope, step)
-                trio.lowlevel.add_instrument(instrument)
-                try:
-                    async with await call(upstream) as answer:
-                        await answer.read(100)
-                    finished = instrument._left > 0
-                finally:
-                    trio.lowlevel.remove_instrument(instrument)
-            assert all(connection.is_idle() for connection in pool_of(upstream).connections), f"leak at step {step}"
-            # With room for one connection only, a place that leaked would block this for ever.
-            with trio.fail_after(2):
-                async with await call(upstream) as answer:
-                    assert await answer.read(100) == b"{}"
-    assert step > 5, "the request was expected to take more steps than that"
+    assert await cancel_at_every_step(lambda: Upstream(make_config(url=server.url, max_concurrent=1))) > 5
+
+
+class LateConnection:
+    """A network for httpcore whose connections, as TLS does, end their setup with a step that cannot be cancelled."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    async def connect_tcp(self, **_: object) -> LateConnection:
+        self.open += 1
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self
+
+    async def write(self, data: bytes, timeout: float | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def read(self, most: int, timeout: float | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+
+    async def aclose(self) -> None:
+        self.open -= 1
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+
+async def test_leaves_nothing_in_the_pool_when_cancelled_between_connecting_and_sending(
+    make_config: MakeConfig,
+) -> None:
+    network = LateConnection()
+
+    def make_upstream() -> Upstream:
+        upstream = Upstream(make_config(url="http://provider.example", max_concurrent=1))
+        pool_of(upstream)._network_backend = network
+        return upstream
+
+    assert await cancel_at_every_step(make_upstream) > 5
+    assert network.open == 0
 
 
 async def scripted_failure(server: Any, config: Any, script: Any) -> UpstreamFailure:
@@ -369,7 +422,8 @@ async def test_names_the_kind_and_hides_the_text_when_a_call_fails(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(httpx.ReadTimeout(KEY), "idle_timeout"), (httpx.ReadError(KEY), "reset"), (OSError(KEY), "reset")]
+    ("error", "kind"),
+    [(httpx.ReadTimeout(KEY), "idle_timeout"), (httpx.ReadError(KEY), "reset"), (OSError(KEY), "reset")],
 )
 async def test_names_the_kind_and_hides_the_text_when_a_body_fails(
     error: Exception, kind: str, make_config: MakeConfig, transport_giving: Any
@@ -424,7 +478,9 @@ async def test_ends_by_the_total_time_when_it_is_shorter_than_the_first_byte_tim
     assert trio.current_time() == pytest.approx(3)
 
 
-async def test_reads_a_body_when_it_has_exactly_the_allowed_size(make_config: MakeConfig, transport_giving: Any) -> None:
+async def test_reads_a_body_when_it_has_exactly_the_allowed_size(
+    make_config: MakeConfig, transport_giving: Any
+) -> None:
     async with Upstream(make_config(), transport_giving(b"12", b"34")) as upstream, await call(upstream) as answer:
         assert await answer.read(4) == b"1234"
 
@@ -480,7 +536,9 @@ async def test_closes_the_answer_when_cancelled_while_closing(make_config: MakeC
         (None, "9" * 400, None),
     ],
 )
-def test_reads_retry_after_when_it_is_usable(milliseconds: str | None, value: str | None, expected: float | None) -> None:
+def test_reads_retry_after_when_it_is_usable(
+    milliseconds: str | None, value: str | None, expected: float | None
+) -> None:
     assert retry_after_s(milliseconds, value) == expected
 
 
