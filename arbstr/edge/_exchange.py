@@ -103,7 +103,9 @@ class Exchange:
     async def start(self, status: int, headers: HeaderList) -> None:
         self.started = True
         names = {name for name, _ in headers}
-        own = [(b"x-arbstr-request-id", self.request_id.encode())]
+        request_id = self.request_id.encode()
+        # The second name is where OpenAI's SDKs look for it.
+        own = [(b"x-arbstr-request-id", request_id), (b"x-request-id", request_id)]
         if self.correlation_id is not None:
             own.append((b"x-arbstr-correlation-id", self.correlation_id.encode()))
         if self._gate.draining or not self._body_read:

@@ -37,7 +37,7 @@ MIN_RATE_LIMIT_S: Final = 1.0
 MAX_RATE_LIMIT_S: Final = 600.0
 """A longer ``Retry-After`` is not believed: one odd answer must not remove a provider for a day."""
 
-NO_BREAKER_TICKET: Final = 0
+NO_TICKET: Final = 0
 """No admission ever has this number."""
 
 
@@ -124,7 +124,7 @@ class Breaker:
 
     __slots__ = ("_failures", "_last_ticket", "_open_s", "_open_until", "_probe", "_stale_to", "_state", "_threshold")
 
-    def __init__(self, *, failures: int, open_s: float, first_ticket: int = NO_BREAKER_TICKET) -> None:
+    def __init__(self, *, failures: int, open_s: float, first_ticket: int = NO_TICKET) -> None:
         if failures < 1:
             raise ValueError(f"a breaker needs at least one failure to open, got {failures}")
         if not open_s > 0:
@@ -161,9 +161,9 @@ class Breaker:
     def refusal(self, now: float) -> Admission | None:
         """What ``admit`` would refuse with at this moment, or None when it would admit. Changes nothing."""
         if self._open_until is not None and now < self._open_until:
-            return Admission(NO_BREAKER_TICKET, reason="breaker_open", retry_after_s=self._open_until - now)
+            return Admission(NO_TICKET, reason="breaker_open", retry_after_s=self._open_until - now)
         if self._probe is not None:
-            return Admission(NO_BREAKER_TICKET, reason="probing")
+            return Admission(NO_TICKET, reason="probing")
         return None
 
     def admit(self, now: float) -> Admission:

@@ -11,7 +11,10 @@ from arbstr.units import Price
 
 @frozen
 class Acquire:
-    """Ask to send one request. Answered at once with a Permit or Shut; nobody waits for a probe or for room."""
+    """Ask to send one request. Answered at once with a Permit or Shut; nobody waits for a probe or for room.
+
+    An ask that is cancelled or times out before it is handled takes no permit.
+    """
 
     request_id: str
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import cycle, islice
 from typing import Any, Final
 
@@ -28,7 +27,7 @@ _FILLER: Final = (
     " that a client, a meter and a ledger have something to count."
 )
 
-_dumps = partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode  # json.dumps makes one on each call
 
 
 def dump(value: object) -> bytes:

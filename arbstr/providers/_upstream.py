@@ -94,8 +94,7 @@ class Upstream:
         if scope.cancelled_caught:
             raise _timed_out("first_byte_timeout", total_deadline)
         answer = UpstreamAnswer(response, idle_timeout_s=config.idle_timeout_s, total_deadline=total_deadline)
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", ""):
+        if answer.content_encoding not in ("", "identity"):
             await answer.aclose()
             raise UpstreamFailure(
                 "reset", "the provider answered in a content encoding although identity was asked for"
@@ -146,16 +145,18 @@ class UpstreamAnswer:
 
     def __init__(self, response: httpx.Response, *, idle_timeout_s: float, total_deadline: float) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        headers = response.headers
+        headers = _headers_of(response)
         self.status: int = response.status_code
-        self.content_type: str = headers.get("content-type", "")
-        self.retry_after_s: float | None = retry_after_s(headers.get("retry-after-ms"), headers.get("retry-after"))
-        self._announced_length = _length(headers.get("content-length"))
+        self.content_type: str = headers.get(b"content-type", "")
+        self.content_encoding: str = headers.get(b"content-encoding", "").strip().lower()
+        self.retry_after_s: float | None = retry_after_s(headers.get(b"retry-after-ms"), headers.get(b"retry-after"))
+        self._announced_length = _length(headers.get(b"content-length"))
         self._stream = response.stream
         self._iterator = aiter(response.stream)
         self._idle_timeout_s = idle_timeout_s
         self._total_deadline = total_deadline
         self._closed = False
+        self._complete = False  # read to its end
 
     async def read(self, limit: int) -> bytes:
         """The whole body, at most ``limit`` bytes. Raises UpstreamFailure: cut, silent for too long, too large."""
@@ -164,12 +165,13 @@ class UpstreamAnswer:
             raise UpstreamFailure("too_large", f"the provider announced a body of more than {limit} bytes")
         parts: list[bytes] = []
         size = 0
-        async for part in self.chunks():
-            size += len(part)
-            if size > limit:
-                await self.aclose()
-                raise UpstreamFailure("too_large", f"the provider's body is larger than {limit} bytes")
-            parts.append(part)
+        with trio.CancelScope() as scope:  # one for many chunks: entering it costs more than reading one
+            while size <= limit and (chunk := await self._next_within(scope)) is not None:
+                size += len(chunk)
+                parts.append(chunk)
+        await self._end_of_wait(scope)
+        if size > limit:
+            raise UpstreamFailure("too_large", f"the provider's body is larger than {limit} bytes")
         return b"".join(parts)
 
     def chunks(self) -> AsyncIterator[bytes]:
@@ -178,22 +180,33 @@ class UpstreamAnswer:
 
     async def next_chunk(self) -> bytes | None:
         """The next piece of the body, None at its end. Waits at most ``idle_timeout_s``. Raises UpstreamFailure."""
-        while not self._closed:
-            deadline = min(trio.current_time() + self._idle_timeout_s, self._total_deadline)
-            with trio.CancelScope(deadline=deadline) as scope:
-                try:
-                    chunk = await anext(self._iterator, None)
-                except _TRANSPORT_ERRORS as error:
-                    await self.aclose()
-                    raise _translated(error, waiting_for_headers=False) from None
-            if scope.cancelled_caught:
-                await self.aclose()
-                raise _timed_out("idle_timeout", self._total_deadline)
-            if chunk is None:
-                await self.aclose()
-            elif chunk:
-                return chunk
-        return None
+        chunk: bytes | None = b""
+        while chunk == b"":
+            with trio.CancelScope() as scope:
+                chunk = await self._next_within(scope)
+            if chunk is None or scope.cancelled_caught:
+                await self._end_of_wait(scope)
+        return chunk
+
+    async def _next_within(self, scope: trio.CancelScope) -> bytes | None:
+        if self._closed:
+            if self._complete:
+                return None
+            # Never a clean end: whoever counts what came must not take the part for the whole.
+            raise UpstreamFailure("reset", "the answer was closed before its end")
+        scope.deadline = min(trio.current_time() + self._idle_timeout_s, self._total_deadline)
+        try:
+            chunk = await anext(self._iterator, None)
+        except _TRANSPORT_ERRORS as error:
+            await self.aclose()
+            raise _translated(error, waiting_for_headers=False) from None
+        self._complete = chunk is None
+        return chunk
+
+    async def _end_of_wait(self, scope: trio.CancelScope) -> None:
+        await self.aclose()
+        if scope.cancelled_caught:
+            raise _timed_out("idle_timeout", self._total_deadline)
 
     async def aclose(self) -> None:
         """Let go of the connection at once. Safe when cancelled (shielded, for at most two seconds) and twice."""
@@ -290,6 +303,15 @@ def _base_headers(config: ProviderConfig, url: httpx.URL) -> tuple[tuple[bytes, 
     if config.api_key is not None:
         headers.append((b"authorization", b"Bearer " + config.api_key.reveal().encode()))
     return tuple(headers)
+
+
+def _headers_of(response: httpx.Response) -> dict[bytes, str]:
+    """By name in lower case; several of one name joined by commas. Looking up in httpx's own costs a scan each time."""
+    headers: dict[bytes, str] = {}
+    for name, value in response.headers.raw:
+        key, text = name.lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
 
 
 def _length(value: str | None) -> int | None:

@@ -289,6 +289,30 @@ async def test_client_is_given_up_when_it_does_not_read(start):
         await client.answer()
 
 
+async def test_client_is_given_up_sooner_when_it_said_goodbye_and_does_not_read(start):
+    async def then(responder):
+        while True:
+            await responder.write(bytes(65_536))
+
+    chat = Watched(then)
+    rig = await start(chat, limits=Limits(write_stall_s=60, linger_idle_s=0.1))
+    client = await rig.client()
+    await client.post(HELLO)
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    await client.stream.send_eof()
+    assert await chat.has_ended() in (trio.Cancelled, ClientGone)
+    with trio.fail_after(5):
+        await rig.gate.wait_empty()
+
+
+async def test_whole_answer_is_one_write(start):
+    rig = await start()
+    client = await rig.client()
+    await client.post(HELLO)
+    with trio.fail_after(5):
+        assert (await client.stream.receive_some()).endswith(b'\r\n\r\n{"hello":true}')
+
+
 async def test_client_is_not_given_up_when_it_reads_slowly(start):
     size = 2_000_000
 

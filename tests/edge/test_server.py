@@ -155,6 +155,27 @@ async def test_stream_ends_with_an_error_event_when_the_grace_is_over(start):
     await stopped(rig)
 
 
+async def test_write_in_progress_is_completed_when_the_grace_is_over(start):
+    size, begun = 8_000_000, trio.Event()
+
+    async def chat(request, responder):
+        await responder.start(200, SSE)
+        begun.set()
+        await responder.write(b"x" * size)
+        await trio.sleep_forever()
+
+    rig = await start(chat, shutdown_grace_s=0.02)
+    client = await rig.client()
+    await client.post(HELLO)
+    await begun.wait()
+    rig.shutdown.set()
+    await trio.sleep(0.1)  # the grace passes within the write
+    answer = await client.answer()  # whose chunks are whole
+    assert answer.body[:size] == b"x" * size
+    assert json.loads(answer.body[size:].removeprefix(b"data: "))["error"]["reason"] == "shutting_down"
+    await stopped(rig)
+
+
 async def test_plain_request_is_503_when_the_grace_is_over(start):
     chat = Held(stream=False)
     rig = await start(chat, shutdown_grace_s=0.1)

@@ -16,7 +16,7 @@ from arbstr.config import ProviderConfig
 from arbstr.units import Price
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., ProviderConfig]:
     """A provider's configuration; any field can be given."""
 
@@ -76,7 +76,7 @@ class Exchange:
 
 @define(eq=False)
 class ScriptedServer:
-    """Answers every request by ``script(exchange)``; a connection stays open until the script closes it or its peer leaves."""
+    """Answers every request by ``script(exchange)``; who closes a connection is the script, or else the client."""
 
     port: int
     script: Callable[[Exchange], Awaitable[None]] | None = None

@@ -34,6 +34,12 @@ async def failure_of(upstream: Upstream, *, stream: bool = True, limit: int = 1 
     return caught.value
 
 
+async def collect(answer: UpstreamAnswer, into: list[bytes]) -> None:
+    """Keeps what came before the answer broke."""
+    async for chunk in answer.chunks():
+        into.append(chunk)  # noqa: PERF401  # a comprehension would lose what came before the break
+
+
 def pool_of(upstream: Upstream) -> Any:
     return upstream._transport._pool  # type: ignore[attr-defined]  # what is left in the pool is what is tested
 
@@ -46,10 +52,12 @@ async def test_sends_exactly_the_agreed_request_when_plain(server: Any, make_con
         await exchange.answer(b"{}", "content-type: application/json")
 
     server.script = script
-    async with Upstream(make_config(url=server.url + "//", api_key=Secret(KEY))) as upstream:
-        async with await call(upstream, correlation_id="corr-7", traceparent="00-ab-cd-01") as answer:
-            assert (answer.status, answer.content_type) == (200, "application/json")
-            assert await answer.read(100) == b"{}"
+    async with (
+        Upstream(make_config(url=server.url + "//", api_key=Secret(KEY))) as upstream,
+        await call(upstream, correlation_id="corr-7", traceparent="00-ab-cd-01") as answer,
+    ):
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        assert await answer.read(100) == b"{}"
     [request] = server.requests
     assert request.line == "POST /v1/chat/completions HTTP/1.1"
     assert request.body == BODY
@@ -150,9 +158,15 @@ async def test_closes_the_connection_when_the_answer_is_closed_early(
         await answer.aclose()
         await answer.aclose()
         await server.until_open(0)
-        with pytest.raises(StopAsyncIteration):
-            await anext(chunks)
         assert pool_of(upstream).connections == []
+        with pytest.raises(UpstreamFailure, match="closed before its end"):
+            await anext(chunks)
+
+
+async def test_ends_again_when_read_beyond_its_end(make_config: MakeConfig, transport_giving: Any) -> None:
+    async with Upstream(make_config(), transport_giving(b"x")) as upstream, await call(upstream) as answer:
+        assert [chunk async for chunk in answer.chunks()] == [b"x"]
+        assert [chunk async for chunk in answer.chunks()] == []
 
 
 async def test_closes_the_connection_when_the_reader_is_cancelled(server: Any, make_config: MakeConfig) -> None:
@@ -450,10 +464,9 @@ async def test_starts_the_idle_time_anew_when_a_chunk_comes(
     transport = transport_giving(4.0, b"a", 4.0, b"", 1.0, b"b", ...)
     async with Upstream(make_config(idle_timeout_s=5), transport) as upstream:
         answer = await call(upstream)
-        seen = []
+        seen: list[bytes] = []
         with pytest.raises(UpstreamFailure) as caught:
-            async for chunk in answer.chunks():
-                seen.append(chunk)
+            await collect(answer, seen)
     assert seen == [b"a", b"b"]
     assert caught.value.kind == "idle_timeout"
     assert trio.current_time() == pytest.approx(14)
