@@ -83,7 +83,7 @@ async def crash(
 async def _rounds(directory: Path, times: int, seed: int, requests_per_s: float) -> CrashReport:
     draw = random.Random(seed)
     market = build_market(generate_prices(HOSTS, seed), speed=SPEED, seed=seed)
-    arbstr = Arbstr(directory, entries(market), durability="full")
+    arbstr = Arbstr(directory, entries(market, speed=SPEED), durability="full")
     await arbstr.create(BUDGET_SATS)
     rounds: list[Round] = []
     told, charged = 0, 0

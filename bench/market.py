@@ -19,6 +19,8 @@ TTFT_MS = (200.0, 800.0)
 TOKENS_PER_S = (40.0, 120.0)
 """What hosts of a 70B model do in real time; uniform within the range, by seed."""
 SLOW_TTFT_MS, SLOW_TOKENS_PER_S = 5_000.0, 10.0
+BREAKER_OPEN_S = 30.0
+"""arbstr's own default, in real time."""
 FAIL_SHARE, CUT_SHARE = 0.05, 0.2
 
 
@@ -98,10 +100,13 @@ class ProviderEntry:
     url: str
     input_rate: str
     output_rate: str
+    breaker_open_s: float = BREAKER_OPEN_S
 
 
-def entries(market: Sequence[MockProvider]) -> list[ProviderEntry]:
-    return [ProviderEntry(p.name, p.url, str(p.host.input_rate), str(p.host.output_rate)) for p in market]
+def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEntry]:
+    """A circuit stays open for a time of the sped up world as well."""
+    open_s = BREAKER_OPEN_S / speed
+    return [ProviderEntry(p.name, p.url, str(p.host.input_rate), str(p.host.output_rate), open_s) for p in market]
 
 
 def config_text(providers: Sequence[ProviderEntry], *, database: Path, durability: str, model: str = MODEL) -> str:
@@ -115,7 +120,7 @@ def config_text(providers: Sequence[ProviderEntry], *, database: Path, durabilit
     ]
     tables = [
         f"[[providers]]\nname = {json.dumps(p.name)}\nurl = {json.dumps(p.url)}\nmodels = [{json.dumps(model)}]\n"
-        f"input_rate = {p.input_rate}\noutput_rate = {p.output_rate}"
+        f"input_rate = {p.input_rate}\noutput_rate = {p.output_rate}\nbreaker_open_s = {p.breaker_open_s:.3f}"
         for p in providers
     ]
     return "\n\n".join(head + tables) + "\n"

@@ -78,7 +78,7 @@ async def replay(options: ReplayOptions) -> ReplayReport:
 async def _replay_own(options: ReplayOptions, asks: Sequence[Ask], times_s: Sequence[float]) -> ReplayReport:
     market = market_of(options)
     with tempfile.TemporaryDirectory(prefix="arbstr-bench-") as directory:
-        arbstr = Arbstr(Path(directory), entries(market), options.durability)
+        arbstr = Arbstr(Path(directory), entries(market, speed=options.speed), options.durability)
         await arbstr.create(options.budget_sats)
         async with arbstr.server() as server:
             target = Target.of(await server.address(), arbstr.model, arbstr.token)

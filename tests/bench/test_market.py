@@ -49,11 +49,12 @@ def test_url_says_pace_and_faults_when_a_provider_is_configured() -> None:
 
 def test_configuration_holds_exact_rates_when_read_back() -> None:
     market = build_market(HOSTS, speed=60, seed=1)
-    text = config_text(entries(market), database=Path('/tmp/odd "name"/a.db'), durability="process")
+    text = config_text(entries(market, speed=60), database=Path('/tmp/odd "name"/a.db'), durability="process")
     config = tomllib.loads(text, parse_float=Decimal)
 
     assert config["rate_unit"] == "sats_per_1m_tokens"
     assert config["database"] == {"path": '/tmp/odd "name"/a.db', "durability": "process"}
     assert config["vault"] == {}
+    assert {p["breaker_open_s"] for p in config["providers"]} == {Decimal("0.5")}
     read = [(p["name"], p["url"], p["input_rate"], p["output_rate"]) for p in config["providers"]]
     assert read == [(p.name, p.url, p.host.input_rate, p.host.output_rate) for p in market]

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from bench import crash
 from tests.live.program import Household, Program, mock_provider
 
 CHAT = "/v1/chat/completions"
@@ -121,9 +120,3 @@ def test_budget_for_ten_holds_under_two_hundred_concurrent_requests(household: H
     assert report.open_holds == 0
     assert report.agents[0].available_msat >= 0
     assert report.spent_msat == sum(int(answer.headers["x-arbstr-cost-msat"]) for answer in served)
-
-
-@pytest.mark.crash
-def test_books_are_right_after_sigkill_under_load() -> None:
-    report = crash.run(times=2, seed=1)
-    assert report.clean, report
