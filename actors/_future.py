@@ -96,12 +96,16 @@ class TrioFuture(pykka.Future[T]):
         refuse_on_trio_thread("Future.get()", "`await future`")
         if self._get_hook is not None:
             return super().get(timeout=timeout)
+        if not self.wait_in_thread(timeout):
+            raise AskTimeout(timeout)
+        return self.result()
+
+    def wait_in_thread(self, timeout_s: float | None) -> bool:
+        """Block until set; False if that takes longer than ``timeout_s`` seconds."""
         waker = ThreadWaker()
-        if self._register(waker) and not waker.wait(timeout):
+        if self._register(waker) and not waker.wait(timeout_s):
             self._unregister(waker)
-            if not self._done:
-                raise AskTimeout(timeout)
-        return self._unwrap()
+        return self._done
 
     def _register(self, waker: Waker) -> bool:
         with self._lock:
@@ -113,7 +117,8 @@ class TrioFuture(pykka.Future[T]):
         with self._lock:
             self._waiting = tuple(each for each in self._waiting if each is not waker)
 
-    def _unwrap(self) -> Any:
+    def result(self) -> Any:
+        """The value that was set, or raise the exception that was set."""
         if self._exc_info is None:
             return self._value
         exc_type, error, traceback = self._exc_info
@@ -139,7 +144,7 @@ class TrioFuture(pykka.Future[T]):
     async def _value_in_task(self) -> T:
         if self._get_hook is None:
             await self._wait()
-            return cast("T", self._unwrap())
+            return cast("T", self.result())
         if isinstance(self._get_hook_result, _Unset):
             if self._awaited is None:  # a stranger's hook, which may block
                 return await trio.to_thread.run_sync(self.get, abandon_on_cancel=True)
@@ -168,7 +173,7 @@ class TrioFuture(pykka.Future[T]):
         waker = TaskWaker()
         if not self._register(waker):  # answered by a thread in no time, or a dead letter
             await trio.lowlevel.checkpoint()
-            return self._unwrap()
+            return self.result()
         entry = deadlines.add(trio.current_time() + timeout_s, waker)
 
         try:
@@ -179,7 +184,7 @@ class TrioFuture(pykka.Future[T]):
                 self.abandoned = True
         if self.abandoned:
             raise AskTimeout(timeout_s)
-        return self._unwrap()
+        return self.result()
 
     # -- combinators: Pykka's hook for threads, a coroutine for tasks. A function may be called once by each of the two.
 

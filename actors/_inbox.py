@@ -69,7 +69,7 @@ class Inbox:
         if capacity < 1:
             raise ValueError(f"the inbox of {name} needs room for at least one message, not {capacity}")
         self._capacity = capacity
-        self._name = name
+        self.name = name
         # A plain lock, held for a few bytecodes and never across a wait. Finalizers must not send.
         self._lock = threading.Lock()
         self._queue: deque[Any] = deque()
@@ -101,11 +101,11 @@ class Inbox:
         waker = ThreadWaker()
         sender = self._line_up(envelope, waker)
         if sender.admitted is None and not waker.wait(timeout_s) and self._withdraw(sender):
-            raise AskTimeout(timeout_s, waited_for=f"room in the inbox of {self._name}")
+            raise AskTimeout(timeout_s, waited_for=f"room in the inbox of {self.name}")
         if not sender.admitted:
             raise self._dead()
 
-    async def send(self, envelope: Envelope) -> None:
+    async def send(self, envelope: _envelope.Envelope[Any]) -> None:
         """Queue the envelope, waiting for room as long as it takes. Any task of any run.
 
         If cancelled while waiting, nothing was sent. A checkpoint for cancellation always, for the schedule only when
@@ -117,7 +117,7 @@ class Inbox:
             await self._send_later(envelope)
 
     @enable_ki_protection
-    async def _send_later(self, envelope: Envelope) -> None:
+    async def _send_later(self, envelope: _envelope.Envelope[Any]) -> None:
         sender = self._line_up(envelope, TaskWaker())
         if sender.admitted is None:
             # Once admitted, the wake-up may still be on its way from another thread: then let it come.
@@ -164,10 +164,10 @@ class Inbox:
         return self.system is None or in_trio_run() or get_ident() == self._thread
 
     def full(self) -> InboxFull:
-        return InboxFull(self._name, self._capacity)
+        return InboxFull(self.name, self._capacity)
 
     def _dead(self) -> ActorDeadError:
-        return ActorDeadError(f"{self._name} not found")
+        return ActorDeadError(f"{self.name} not found")
 
     # -- receiving: the actor's task
 

@@ -12,6 +12,7 @@ What blocks is refused on a Trio thread before anything is sent, so that a refus
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import pykka
@@ -24,6 +25,7 @@ from actors._inbox import Envelope, Inbox
 
 if TYPE_CHECKING:
     from actors._actor import TrioActor
+    from actors._life import Life
 
 __all__ = ["TrioActorRef"]
 
@@ -38,10 +40,10 @@ class TrioActorRef(pykka.ActorRef[Any], Generic[A]):
     actor_class: type[A]
     actor_inbox: Inbox
 
-    def __init__(self, actor: A) -> None:
+    def __init__(self, actor: A, life: Life) -> None:
         super().__init__(actor)
-        self._scope = actor._scope
-        self._stopped = actor._done
+        self._scope = life.scope
+        self._ended = life.ended
 
     # -- Pykka's calls
 
@@ -67,17 +69,25 @@ class TrioActorRef(pykka.ActorRef[Any], Generic[A]):
         """
         if block:
             refuse_on_trio_thread("ref.ask(block=True)", _instead_of_ask(message))
+            return self._ask_and_wait(message, timeout)
         future: TrioFuture[Any] = TrioFuture()
         try:
-            self.actor_inbox.put(Envelope(message, future), timeout_s=timeout if block else None)
+            self.actor_inbox.put(Envelope(message, future))
         except ActorDeadError:
             future.set_exception()
-        if not block:
-            return future
+        return future
+
+    def _ask_and_wait(self, message: Any, timeout_s: float | None) -> Any:
+        future: TrioFuture[Any] = TrioFuture()
+        begun = time.monotonic()
+        self.actor_inbox.put(Envelope(message, future), timeout_s=timeout_s)
+        left_s = None if timeout_s is None else timeout_s - (time.monotonic() - begun)
         try:
-            return future.get(timeout=timeout)
+            if not future.wait_in_thread(left_s):
+                raise AskTimeout(timeout_s)
         finally:
             future.abandoned = True  # by now it is answered, or nobody is left to read it
+        return future.result()
 
     @overload
     def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...
@@ -162,7 +172,7 @@ class TrioActorRef(pykka.ActorRef[Any], Generic[A]):
     async def wait_stopped(self) -> None:
         """Return once the actor has stopped: hooks have run, its tasks have ended, askers have been answered."""
         self._refuse_self("waiting for one's own end")
-        await self._stopped
+        await self._ended
 
     async def terminate(self, *, grace_s: float = _GRACE_S) -> None:
         """Ask the actor to stop, cancel it if it has not within ``grace_s`` seconds, and return once it has stopped.
@@ -173,10 +183,10 @@ class TrioActorRef(pykka.ActorRef[Any], Generic[A]):
         self._refuse_self("waiting for one's own end")
         self.stop(block=False)
         with trio.move_on_after(grace_s):
-            await self._stopped
+            await self._ended
             return
         self.cancel()
-        await self._stopped
+        await self._ended
 
     def cancel(self) -> None:
         """Cancel what the actor is doing and have it stop without handling the rest. Any thread; returns at once."""

@@ -19,6 +19,7 @@ import trio
 from actors._actor import TrioActor
 from actors._deadlines import Deadlines
 from actors._errors import SystemNotRunning, WouldDeadlock, refuse_on_trio_thread
+from actors._life import Life
 from actors._ref import TrioActorRef
 
 __all__ = ["ActorSystem"]
@@ -47,7 +48,7 @@ class ActorSystem:
         self._over = trio.Event()
         self._body = trio.CancelScope()
         self._closing = False
-        self._actors: dict[TrioActorRef[Any], TrioActor] = {}  # in the order of their start
+        self._lives: dict[TrioActorRef[Any], Life] = {}  # in the order of their start
         self._crashes: list[BaseException] = []
 
     # -- entering
@@ -135,14 +136,15 @@ class ActorSystem:
         self._check_running()
         actor = self._construct(actor_class, *args, **kwargs)
         ref = actor.actor_ref
-        actor._bind(self)
-        self._actors[ref] = actor
+        life = actor._actor_life
+        life.bind(self)
+        self._lives[ref] = life
         pykka.ActorRegistry.register(ref)
         _logger.debug(f"Starting {actor}")
         if self.on_thread():
-            self._launch(actor)
-        elif not self.call_soon(self._launch, actor):
-            actor._bury()
+            self._launch(life)
+        elif not self.call_soon(self._launch, life):
+            life.bury()
             raise SystemNotRunning("the run of this actor system is over")
         return ref
 
@@ -157,12 +159,12 @@ class ActorSystem:
         )
         return actor
 
-    def _launch(self, actor: TrioActor) -> None:
+    def _launch(self, life: Life) -> None:
         if self._over.is_set():
-            actor._bury()
+            life.bury()
         else:
             outer = _current.set(self)  # for the task's context: what an actor starts, it starts in its own system
-            self.start_task(actor._live, name=str(actor))
+            self.start_task(life.live, name=str(life))
             _current.reset(outer)
 
     def spawn(
@@ -216,7 +218,7 @@ class ActorSystem:
 
     def refs(self) -> list[TrioActorRef[Any]]:
         """The actors of this system that have not ended, in the order of their start."""
-        return list(self._actors)
+        return list(self._lives)
 
     def on_thread(self) -> bool:
         """The caller is on the thread of this system's Trio run."""
@@ -257,8 +259,8 @@ class ActorSystem:
         """Cancel in order; who is left after the grace, all at once."""
         self._closing = True
         with trio.move_on_after(grace_s) as grace:
-            while self._actors:
-                ref = next(reversed(self._actors))
+            while self._lives:
+                ref = next(reversed(self._lives))
                 ref.cancel()
                 await ref.wait_stopped()
         if grace.cancelled_caught:
@@ -273,18 +275,18 @@ class ActorSystem:
 
     def _refuse_own_actor(self) -> None:
         task = trio.lowlevel.current_task()
-        if any(ref.actor_inbox.receiver is task for ref in self._actors):
+        if any(ref.actor_inbox.receiver is task for ref in self._lives):
             raise WouldDeadlock("stop_all() by an actor of the system", "a task of the system: `system.spawn(...)`")
 
-    def forget(self, actor: TrioActor) -> None:
-        """The actor has ended; called by it."""
-        self._actors.pop(actor.actor_ref, None)
+    def forget(self, ref: TrioActorRef[Any]) -> None:
+        """The actor has ended; called by its life."""
+        self._lives.pop(ref, None)
 
     def _bury_all(self) -> None:
         # Who was started from another thread too late to get a task. The registry is the process's, so leave nothing in
         # it.
-        for actor in list(self._actors.values()):
-            actor._bury()
+        for life in list(self._lives.values()):
+            life.bury()
 
     def _crash(self) -> BaseException:
         if len(self._crashes) == 1:

@@ -18,7 +18,7 @@ import trio
 from attrs import define, frozen
 
 import arbstr
-from actors import ActorSystem
+from actors import ActorSystem, InboxFull
 from arbstr.accounts import Accounts, deposit_now, resolve_orphans
 from arbstr.config import Config, ProviderConfig
 from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
@@ -67,9 +67,11 @@ async def _run(config: Config, mock: bool) -> None:
             demo = _demo_agent(store) if mock and config.vault is not None else None
             tokens = store.tokens_now()
             store.attach(trio.lowlevel.current_trio_token())
-            await _Tree(config, store, tokens, demo).run(listeners)
-            # What the writer still has to say goes to actors that have ended.
-            store.detach()
+            try:
+                await _Tree(config, store, tokens, demo).run(listeners)
+            finally:
+                # What the writer still has to say goes to actors that have ended.
+                store.detach()
     finally:
         for listener in listeners:
             await listener.aclose()
@@ -116,13 +118,14 @@ class _Tree:
                 health=_Health(directory),
             )
             async with trio.open_nursery() as nursery:
+                told_to_stop: trio.Event = await nursery.start(_listen_to_signals, context, gate)
                 nursery.start_soon(keeper.run)
                 await serve_edge(
                     make_app(services, gate),
                     config.server,
                     listeners=listeners,
                     bound=self._announce,
-                    shutdown=lambda: _until_told_to_stop(context, gate, nursery),
+                    shutdown=told_to_stop,
                 )
                 nursery.cancel_scope.cancel()
             await system.stop_all(grace_s=STOP_GRACE_S)
@@ -149,21 +152,25 @@ class _Tree:
         print("\n".join(lines), flush=True)  # noqa: T201 - for people and for scripts that wait for it
 
 
-async def _until_told_to_stop(context: RequestContext, gate: Gate, nursery: trio.Nursery) -> None:
-    """Return at the first SIGINT or SIGTERM; from then on a second one ends the grace of the requests in flight."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            logger.info("received %s, stopping: requests in flight may end", signal.Signals(number).name)
-            context.stopping = True
-            break
-    nursery.start_soon(_expire_at_signal, gate)
+async def _listen_to_signals(
+    context: RequestContext, gate: Gate, task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The first SIGINT or SIGTERM sets the event that is reported; the next ends the grace of requests in flight.
 
-
-async def _expire_at_signal(gate: Gate) -> None:
+    One receiver for all of them: between two, a signal would kill the program in the middle of its last words.
+    """
+    told_to_stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started(told_to_stop)
         async for number in signals:
-            logger.info("received %s again, ending the requests in flight", signal.Signals(number).name)
-            gate.expire()
+            name = signal.Signals(number).name
+            if told_to_stop.is_set():
+                logger.info("received %s again, ending the requests in flight", name)
+                gate.expire()
+            else:
+                logger.info("received %s, stopping: requests in flight may end", name)
+                context.stopping = True
+                told_to_stop.set()
 
 
 @frozen
@@ -187,9 +194,12 @@ class _Keeper:
         while True:
             await trio.sleep(HOUSEKEEPING_S)
             self.start_providers()
-            self.requests.renew_leases()
-            if self.accounts is not None:
-                self.accounts.sweep()
+            try:
+                self.requests.renew_leases()
+                if self.accounts is not None:
+                    self.accounts.sweep()
+            except InboxFull as error:  # an actor that is this busy is told next time: leases are much longer
+                logger.warning("housekeeping was cut short: %s", error)
 
 
 def _demo_agent(store: Store) -> NewAgent:

@@ -9,7 +9,6 @@ be lost (ends of holds) is decided anew, for as long as it takes.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections import OrderedDict, deque
 from typing import Any
@@ -37,6 +36,7 @@ from arbstr.store import (
     AccountChange,
     AccountRow,
     AuditEntry,
+    Connection,
     DuplicateKey,
     HoldRenewal,
     HoldRow,
@@ -453,7 +453,7 @@ class AgentAccountActor(TrioActor):
         self._load()
 
     def _load(self) -> None:
-        def read(db: sqlite3.Connection) -> _Books:
+        def read(db: Connection) -> _Books:
             holds = {row.key: _OpenHold(row, None) for row in read_open_holds(db, self._agent_id)}
             return _Books(read_account(db, self._agent_id), holds)
 

@@ -8,8 +8,8 @@ from typing import Any
 import trio
 from attrs import frozen
 
-from actors import ActorDeadError, AskTimeout, TrioActor, TrioActorRef
-from arbstr.errors import DeadlineExceeded, InternalError, PermissionRefused
+from actors import ActorDeadError, AskTimeout, Reply, SystemNotRunning, TrioActor, TrioActorRef
+from arbstr.errors import ArbstrError, DeadlineExceeded, InternalError, PermissionRefused, ShuttingDown
 from arbstr.requests._context import RequestContext
 from arbstr.requests._interface import ChatRequest, PlainAnswer, Responder
 from arbstr.requests._life import RequestLife
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 MAX_REQUEST_S = 6 * 3600.0
 """No answer takes longer; a stream that does is ended."""
-CANCEL_BOUND_S = 20.0
-"""For a cancelled request to close its books; longer than that takes when the disk answers."""
+CANCEL_BOUND_S = 25.0
+"""For a cancelled request to close its books; longer than all the bounds on the way there together."""
 
 
 @frozen
@@ -30,10 +30,17 @@ class Run:
 
 @frozen
 class Cancel:
-    """Stop and settle with what is known. A tell. ``outcome`` goes into the receipt."""
+    """Stop and settle with what is known. A tell. The fields go into the receipt."""
 
     outcome: str
+    http_status: int
     error: str
+
+
+_GONE = Cancel("client_disconnected", 499, "the client closed its connection")
+_SHUTDOWN = Cancel("shutdown", 503, "the proxy is shutting down")
+_TOO_LONG = Cancel("failed", 504, "the request took too long")
+_DEFECT = Cancel("failed", 500, "a defect inside the proxy")
 
 
 @frozen
@@ -45,11 +52,12 @@ class RequestActor(TrioActor):
     """Owns one request's attempts, relay and receipt. Stops when the request has ended."""
 
     inbox_capacity = 64
+    shutdown_timeout_s = CANCEL_BOUND_S
 
     def __init__(self, context: RequestContext, request: ChatRequest, responder: Responder) -> None:
         super().__init__()
         self._living: trio.CancelScope | None = None
-        self._cancel = Cancel("failed", "the request's actor was stopped")
+        self._cancel = _SHUTDOWN  # who is cancelled without a word is stopped together with the system
         self._life = RequestLife(context, request, responder, self._purse(context, request))
 
     def _purse(self, context: RequestContext, request: ChatRequest) -> Purse:
@@ -71,19 +79,29 @@ class RequestActor(TrioActor):
                 self._living = self.spawn(self._live_request, self.take_reply(), name="request")
             case Cancel():
                 self._cancel = message
-                if self._living is not None:
+                if self._living is None:  # whoever cancels no longer waits for Run, and so it is skipped
+                    self._living = self.spawn(self._close_books, message, name="end of a request")
+                else:
                     self._living.cancel()
             case Renew():
                 self._life.renew()
             case other:
                 raise TypeError(f"a request does not understand {type(other).__name__}")
 
-    async def _live_request(self, reply: Any) -> None:
+    async def _live_request(self, reply: Reply) -> None:
+        ending = _DEFECT
         try:
             reply.set(await self._life.run())
+        except trio.Cancelled:
+            ending = self._cancel
+            raise
         finally:
-            # Cancelled, or a defect: whatever it was, the books are closed with what is known.
-            await self._life.abandon(self._cancel.outcome, self._cancel.error)
+            await self._close_books(ending)
+
+    async def _close_books(self, ending: Cancel) -> None:
+        """Whatever it was that ended the request, its books are closed with what is known, and that was its life."""
+        await self._life.close(ending.outcome, ending.http_status, ending.error)
+        if not self.actor_stopped.is_set():
             self.stop()
 
 
@@ -106,28 +124,33 @@ class Requests:
 
     async def chat(self, request: ChatRequest, responder: Responder) -> PlainAnswer | None:
         """Answer one request. When this is cancelled the request is ended and settled before Cancelled goes on."""
-        if request.caller.role == "admin" and self._context.accounts is not None:
+        context = self._context
+        if context.accounts is not None and request.caller.agent_id is None:
             raise PermissionRefused("the admin token cannot spend; use an agent's token", reason="admin_cannot_spend")
-        ref = self._context.system.start(RequestActor, self._context, request, responder)
+        try:
+            ref = context.system.start(RequestActor, context, request, responder)
+        except SystemNotRunning as error:
+            raise self._lost() from error
         self._in_flight.add(ref)
         try:
             answer: PlainAnswer | None = await ref.request(Run(), timeout_s=MAX_REQUEST_S)
             return answer
         except AskTimeout as error:
-            await self._end(ref, Cancel("failed", "the request took too long"))
+            await self._end(ref, _TOO_LONG)
             raise DeadlineExceeded(f"the request took longer than {MAX_REQUEST_S:.0f} s") from error
         except ActorDeadError as error:
-            raise InternalError("the request failed inside the proxy") from error
+            raise self._lost() from error
         except trio.Cancelled:
-            await self._end(ref, self._reason())
+            await self._end(ref, _SHUTDOWN if context.stopping else _GONE)
             raise
         finally:
             self._in_flight.discard(ref)
 
-    def _reason(self) -> Cancel:
-        if self._context.stopping:
-            return Cancel("shutdown", "the proxy is shutting down")
-        return Cancel("client_disconnected", "the client closed its connection")
+    def _lost(self) -> ArbstrError:
+        """Why a request has no actor any more."""
+        if self._context.stopping or not self._context.system.is_running():
+            return ShuttingDown("the server is shutting down; send the request again", retry_after_s=1)
+        return InternalError("the request failed inside the proxy")
 
     async def _end(self, ref: TrioActorRef[RequestActor], cancel: Cancel) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CANCEL_BOUND_S) as scope:

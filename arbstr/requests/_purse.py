@@ -6,11 +6,12 @@ Two of a kind: with accounts the hold is an account actor's; without, requests a
 from __future__ import annotations
 
 import logging
+from enum import Enum, auto
 from typing import Protocol
 
 import trio
 
-from actors import ActorDeadError, AskTimeout, InboxFull, TrioActorRef
+from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
 from arbstr.accounts import Accounts, Ended, Extend, Held, Release, Renew, Reserve, Settle
 from arbstr.errors import ArbstrError, BillingRefused, LedgerUnavailable
 from arbstr.routing import Candidate
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 ASK_DEADLINE_S = 10.0
 """For an answer of the account, which waits for the disk."""
 
+_UNANSWERED = (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning)
+"""What an ask can come to when it gets no answer; what was asked may have been done all the same."""
+
 
 class Purse(Protocol):
     """Pays for one request. ``held_msat`` is the cap on what it may cost as things stand."""
@@ -28,7 +32,10 @@ class Purse(Protocol):
     held_msat: int
 
     async def cover(self, candidate: Candidate, bound_msat: int) -> None:
-        """See to it that at least ``bound_msat`` is held, durably. Raises BillingRefused or LedgerUnavailable."""
+        """See to it that at least ``bound_msat`` is held, durably. Raises BillingRefused or LedgerUnavailable.
+
+        When it is cancelled, ``end`` sees to whatever came of it.
+        """
         ...
 
     def renew(self, evidence_msat: int) -> None:
@@ -61,6 +68,14 @@ class UnheldPurse:
         return file_receipt(self._store, receipt)
 
 
+class _Hold(Enum):
+    """What we know of the hold. Its size says nothing: a provider that is free is covered by a hold of 0."""
+
+    NONE = auto()
+    UNSURE = auto()  # asked for, and not answered
+    OPEN = auto()
+
+
 class AccountPurse:
     """One agent pays. The hold's key is the request id, so that no request can hold twice (M5)."""
 
@@ -82,35 +97,38 @@ class AccountPurse:
         self._model = model
         self._correlation_id = correlation_id
         self._owner = owner
-        self._asked = False
+        self._hold = _Hold.NONE
         self.held_msat = 0
 
     async def cover(self, candidate: Candidate, bound_msat: int) -> None:
-        if self.held_msat >= bound_msat and self.held_msat:
+        if self._hold is _Hold.OPEN:
+            if bound_msat > self.held_msat:
+                self.held_msat = await self._ask_for(Extend(self._key, bound_msat, candidate.provider))
             return
-        ref = self._accounts.ref(self._agent_id)
-        message: Reserve | Extend
-        if self.held_msat:
-            message = Extend(self._key, bound_msat, candidate.provider)
-        else:
-            message = Reserve(self._key, bound_msat, self._model, candidate.provider, self._correlation_id, self._owner)
-            # From here on there may be a hold, whether or not we live to learn of it.
-            self._asked = True
+        # From here on there may be a hold, whether or not we live to learn of it.
+        self._hold = _Hold.UNSURE
+        message = Reserve(self._key, bound_msat, self._model, candidate.provider, self._correlation_id, self._owner)
+        self.held_msat = await self._ask_for(message)
+        self._hold = _Hold.OPEN
+
+    async def _ask_for(self, message: Reserve | Extend) -> int:
         try:
-            held: Held = await ref.request(message, timeout_s=ASK_DEADLINE_S)
-        except BillingRefused:
-            self._asked = bool(self.held_msat)  # a refused reserve holds nothing
-            raise
-        except (ActorDeadError, AskTimeout, InboxFull) as error:
+            held: Held = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
+        except _UNANSWERED as error:
             raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
-        self.held_msat = held.amount_msat
+        except (BillingRefused, LedgerUnavailable):
+            # An answer: nothing came of it, and nobody need wait for the end of a hold that never was.
+            if self._hold is _Hold.UNSURE:
+                self._hold = _Hold.NONE
+            raise
+        return held.amount_msat
 
     def renew(self, evidence_msat: int) -> None:
-        if self.held_msat:
+        if self._hold is _Hold.OPEN:
             self._tell(Renew(self._key, evidence_msat))
 
     async def end(self, charge_msat: int, receipt: ReceiptRow, *, delivered: bool) -> bool:
-        if not self._asked:
+        if self._hold is _Hold.NONE:
             return file_receipt(self._store, receipt)
         message: Settle | Release
         if delivered:
@@ -119,11 +137,12 @@ class AccountPurse:
             message = Release(self._key, receipt.error or receipt.outcome, receipt)
         try:
             ended: Ended = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
-        except (ActorDeadError, AskTimeout, InboxFull, trio.Cancelled) as error:
+        except trio.Cancelled:
+            self._tell(message)
+            raise
+        except _UNANSWERED as error:
             # An ask that was given up may be skipped by its receiver; a tell is not, and a repeat is harmless (M3).
             self._tell(message)
-            if isinstance(error, trio.Cancelled):
-                raise
             logger.error("request %s: its end is not confirmed yet: %s", self._key, error)
             return False
         except ArbstrError as error:
@@ -136,7 +155,7 @@ class AccountPurse:
     def _tell(self, message: Renew | Settle | Release) -> None:
         try:
             self._accounts.ref(self._agent_id).tell(message)
-        except (ActorDeadError, InboxFull) as error:
+        except _UNANSWERED as error:
             logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
 
 

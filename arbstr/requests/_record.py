@@ -7,6 +7,7 @@ import time
 
 from attrs import define, field
 
+from arbstr.providers import Outcome, Report
 from arbstr.requests._interface import ChatRequest
 from arbstr.routing import Candidate, Saved, Selection
 from arbstr.store import AttemptRow, ReceiptRow
@@ -25,7 +26,9 @@ class Attempt:
     ttfb_ns: int | None = None
     ended: int | None = None
     http_status: int | None = None
-    outcome: str = "abandoned"
+    retry_after_s: float | None = None
+    outcome: Outcome = Outcome.ABANDONED
+    """What the provider is told about itself; until something else is known, nothing."""
     error: str | None = None
 
     def first_byte(self) -> None:
@@ -33,8 +36,18 @@ class Attempt:
         if self.ttfb_ns is None:
             self.ttfb_ns = time.perf_counter_ns() - self.begun
 
+    def end(self) -> None:
+        """Note the time of the end; later calls change nothing."""
+        if self.ended is None:
+            self.ended = time.perf_counter_ns()
+
     def duration_ns(self) -> int:
-        return (self.ended or time.perf_counter_ns()) - self.begun
+        return (time.perf_counter_ns() if self.ended is None else self.ended) - self.begun
+
+    def report(self, permit_id: int) -> Report:
+        """What the provider's actor hears of it."""
+        ttfb_s = None if self.ttfb_ns is None else self.ttfb_ns / 1e9
+        return Report(permit_id, self.outcome, ttfb_s, self.duration_ns() / 1e9, self.retry_after_s)
 
     def row(self) -> AttemptRow:
         return AttemptRow(

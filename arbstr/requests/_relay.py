@@ -9,79 +9,92 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from arbstr.routing import Demand
 from arbstr.wire import DONE, SSEEvent, SSEReader, Usage, observe_chunk, sse_event, with_usage_extra
 
 BYTES_PER_TOKEN = 4
 
 
-def estimated_tokens(content_bytes: int, pieces: int) -> int:
-    """Tokens of text whose count nobody told: 4 bytes each, and at least one for each piece it came in."""
-    return max(-(-content_bytes // BYTES_PER_TOKEN), pieces)
+def estimated_tokens(content_bytes: int, pieces: int, limit: int | None) -> int:
+    """Tokens of text whose count nobody told: 4 bytes each, and at least one for each piece it came in.
+
+    ``limit`` is what the client allowed, None when it named none: a provider that keeps to it has not written more
+    tokens, however many bytes each of them has; one that does not shows it by the pieces.
+    """
+    tokens = -(-content_bytes // BYTES_PER_TOKEN)
+    return max(tokens if limit is None else min(tokens, limit), pieces)
 
 
 class StreamRelay:
     """Feed it what the provider sends; it returns what the client may have.
 
-    After ``done`` or ``error_data`` is set, further input is ignored. Raises ``EventTooLarge`` from ``feed``.
+    After ``done`` or ``failed`` is set, further input is ignored. ``prompt_tokens`` is what to count while the provider
+    has not told, ``limit`` as for ``estimated_tokens``. Raises ``EventTooLarge`` from ``feed``.
     """
 
-    def __init__(self, demand: Demand, *, include_usage: bool) -> None:
-        self._demand = demand
+    def __init__(self, *, prompt_tokens: int, limit: int | None, include_usage: bool) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._limit = limit
         self._include_usage = include_usage
         self._reader = SSEReader()
         self._held_usage: bytes | None = None
+        self._reported: Usage | None = None
+        # Counted since the last report: providers that report as they go may be cut between two reports.
         self._content_bytes = 0
         self._pieces = 0
-        self._reported: Usage | None = None
         self.done = False
         """The provider said that the stream is complete."""
-        self.error_data: bytes | None = None
-        """The payload of an error event: the provider gave up."""
+        self.failed = False
+        """The provider sent an error event: it gave up."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes, give the bytes to pass on; those that arrived together leave together."""
         out: list[bytes] = []
         for event in self._reader.feed(chunk):
-            if self.done or self.error_data is not None:
+            if self.done or self.failed:
                 break
             if event.is_done:
                 self.done = True
-            elif event.data is None or self._observe(event):
+            elif event.data is None or self._observe(event, event.data):
                 out.append(event.raw)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _observe(self, event: SSEEvent) -> bool:
+    def close(self) -> None:
+        """The provider's bytes have ended. A ``[DONE]`` without the blank line behind it is one all the same."""
+        rest = self._reader.close()
+        if rest and not self.failed and any(event.is_done for event in SSEReader().feed(rest + b"\n\n")):
+            self.done = True
+
+    def _observe(self, event: SSEEvent, data: bytes) -> bool:
         """Note what an event says. True when it passes on."""
-        assert event.data is not None
-        facts = observe_chunk(event.data)
-        if facts.error:
-            self.error_data = event.data
+        facts = observe_chunk(data)
+        if facts.error or event.event == b"error":
+            self.failed = True
             return False
         if facts.content_bytes:
             self._content_bytes += facts.content_bytes
             self._pieces += 1
         if facts.usage is not None:
             self._reported = facts.usage
+            self._content_bytes = self._pieces = 0
             if not facts.has_choices:
-                self._held_usage = event.data
+                self._held_usage = data
                 return False
         return True
 
     @property
     def estimated(self) -> bool:
-        """Whether ``usage`` is our count and not the provider's."""
-        return self._reported is None
+        """Whether some of ``usage`` is our count and not the provider's."""
+        return self._reported is None or self._pieces > 0
 
     @property
     def usage(self) -> Usage:
-        """What has been consumed so far: as reported, else counted from what passed."""
-        return self._reported or Usage(self._demand.prompt_tokens, self.counted_tokens)
-
-    @property
-    def counted_tokens(self) -> int:
-        """Completion tokens counted from what passed, whatever the provider reports."""
-        return estimated_tokens(self._content_bytes, self._pieces)
+        """What has been consumed so far: as reported, and what passed since then as counted."""
+        counted = estimated_tokens(self._content_bytes, self._pieces, self._limit)
+        if self._reported is None:
+            return Usage(self._prompt_tokens, counted)
+        if not counted:
+            return self._reported
+        return Usage(self._reported.prompt_tokens, self._reported.completion_tokens + counted)
 
     def tail(self, cost: Mapping[str, object], *, cost_event: bool) -> bytes:
         """What ends a complete stream: usage with its cost, the cost event if wanted, and one ``[DONE]``."""
