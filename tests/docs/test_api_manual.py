@@ -1,4 +1,4 @@
-"""The manual of the HTTP interface against the code: every reason, header and path that exists is in it, and no other."""
+"""The manual of the HTTP interface against the code: every reason, header and path that exists, and no other."""
 
 from __future__ import annotations
 
