@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 import urllib.request
 from pathlib import Path
 
-SET_UP_BOUND_S = 600
+SET_UP_BOUND_S = 300
 
 
 def main(command: str) -> int:
@@ -57,14 +56,18 @@ def check(program: subprocess.Popen[str]) -> int:
 def read_announcement(program: subprocess.Popen[str]) -> tuple[str, str]:
     """The address and the demo token that the program prints when it serves."""
     assert program.stdout is not None
-    seen, deadline = "", time.monotonic() + SET_UP_BOUND_S
-    while time.monotonic() < deadline and program.poll() is None:
-        if select.select([program.stdout], [], [], 1)[0]:
-            seen += program.stdout.readline()
-        address = re.search(r"listening on (http://\S+)", seen)
-        token = re.search(r"OPENAI_API_KEY=(\S+)", seen)
-        if address and token:
-            return address[1], token[1]
+    watch = threading.Timer(SET_UP_BOUND_S, os.killpg, (program.pid, signal.SIGKILL))
+    watch.start()
+    seen = ""
+    try:
+        for line in program.stdout:
+            seen += line
+            address = re.search(r"listening on (http://\S+)", seen)
+            token = re.search(r"OPENAI_API_KEY=(\S+)", seen)
+            if address and token:
+                return address[1], token[1]
+    finally:
+        watch.cancel()
     raise SystemExit(f"it did not come up:\n{seen}")
 
 

@@ -42,7 +42,8 @@ class Renew:
 class Settle:
     """End the hold by charging ``charge_msat``. Answer: ``Ended``, once it is on disk.
 
-    A repeat with the same amount gets the first answer; with another, or after a release, BillingRefused (409) (M3).
+    A repeat with the same amount is answered like the first; with another, BillingRefused (409) (M3). A release is a
+    charge of 0. A hold that is not there, or is another agent's, is BillingRefused (404).
     """
 
     key: str
@@ -52,7 +53,7 @@ class Settle:
 
 @frozen
 class Release:
-    """End the hold without a charge. Answer: ``Ended``; also for a key that never held anything.
+    """End the hold without a charge. Answer: ``Ended``; also for a key that never held anything: the receipt is filed.
 
     Sent as a tell by an asker that was cancelled before it learned whether its ``Reserve`` went through.
     """
@@ -64,7 +65,10 @@ class Release:
 
 @frozen
 class Deposit:
-    """Credit the account. ``key`` makes a repeat harmless. Answer: ``AccountRow`` once on disk."""
+    """Credit the account. Answer: ``AccountRow`` once on disk.
+
+    A repeat with the same ``key`` changes nothing; with another amount or for another agent, BillingRefused (409).
+    """
 
     key: str
     amount_msat: int
@@ -96,4 +100,4 @@ class Ended:
     available_msat: int
     debt_msat: int
     recorded: bool = True
-    """False when there was no hold to end, so that the receipt was not filed with it."""
+    """False when there was no hold to end and the receipt could not be filed."""

@@ -5,32 +5,54 @@ from __future__ import annotations
 import time
 
 from arbstr.accounts import _rules as rules
-from arbstr.store import AccountChange, AccountRow, AuditEntry, DuplicateKey, Store, StoreError, read_account
+from arbstr.store import (
+    AccountChange,
+    AccountRow,
+    AuditEntry,
+    DuplicateKey,
+    Store,
+    StoreError,
+    read_account,
+    read_deposit,
+)
 
 
 def deposit_now(store: Store, agent: str, amount_msat: int, key: str) -> AccountRow:
     """Credit an agent, named by its id or by a name that only one has. Durable when this returns.
 
     A repeat with the same ``key`` changes nothing and returns the account as it is. Raises StoreError for an agent that
-    is unknown or ambiguous, ValueError for an amount that is not positive.
+    is unknown or ambiguous, and for a key that was used for another agent or amount; ValueError for an amount that is
+    not positive or absurd.
     """
     agent_id = find_agent(store, agent)
     account = store.wait_for(lambda db: read_account(db, agent_id))
     move = rules.deposit(account, amount_msat)
-    change = AccountChange(
+    try:
+        store.commit_now(deposit_change(account, move, amount_msat, key))
+    except DuplicateKey:
+        return _repeated(store, agent_id, amount_msat, key)
+    return move.after
+
+
+def deposit_change(account: AccountRow, move: rules.Move, amount_msat: int, key: str) -> AccountChange:
+    """The commit of a deposit."""
+    return AccountChange(
         key=f"deposit:{key}",
         kind="deposit",
         at_ns=time.time_ns(),
-        before_version=account.version,
+        before=account,
         after=move.after,
         postings=move.postings,
         audit=AuditEntry("DEPOSIT", {"key": key, "amount_msat": amount_msat}),
     )
-    try:
-        store.commit_now(change)
-    except DuplicateKey:
-        return store.wait_for(lambda db: read_account(db, agent_id))
-    return move.after
+
+
+def _repeated(store: Store, agent_id: str, amount_msat: int, key: str) -> AccountRow:
+    first = store.wait_for(lambda db: read_deposit(db, key))
+    if first != (agent_id, amount_msat):
+        whom, amount = first or ("another operation", 0)
+        raise StoreError(f"the key {key!r} was used before, for {amount} msat to {whom}; use another key")
+    return store.wait_for(lambda db: read_account(db, agent_id))
 
 
 def find_agent(store: Store, agent: str) -> str:

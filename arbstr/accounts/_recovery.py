@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-
-from attrs import evolve
+from functools import partial
 
 from arbstr.accounts import _rules as rules
 from arbstr.store import (
@@ -14,6 +13,7 @@ from arbstr.store import (
     AccountRow,
     AttemptRow,
     AuditEntry,
+    HoldChange,
     HoldRow,
     HoldState,
     ReceiptRow,
@@ -25,13 +25,24 @@ from arbstr.store import (
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 1_000
+"""Ends in flight at start-up: well below what the writer's queue takes."""
+
 
 def resolve_lost_hold(account: AccountRow, hold: HoldRow, now_ns: int, why: str) -> AccountChange:
     """The change that ends ``hold`` by the stated rule. ``why`` is kept in the audit log and the receipt."""
     charge = hold.evidence_msat
     move = rules.settle(account, hold.amount_msat, charge)
-    ended = evolve(
-        hold, state=HoldState.SETTLED if charge else HoldState.RELEASED, charged_msat=charge, ended_ns=now_ns
+    ended = HoldChange(
+        hold_id=hold.hold_id,
+        before_msat=hold.amount_msat,
+        amount_msat=hold.amount_msat,
+        state=HoldState.SETTLED if charge else HoldState.RELEASED,
+        provider=hold.provider,
+        lease_ns=hold.lease_ns,
+        extensions=hold.extensions,
+        charged_msat=charge,
+        ended_ns=now_ns,
     )
     duration_us = max(0, (now_ns - hold.created_ns) // 1_000)
     receipt = ReceiptRow(
@@ -68,7 +79,7 @@ def resolve_lost_hold(account: AccountRow, hold: HoldRow, now_ns: int, why: str)
         key=f"resolve:{hold.key}",
         kind="resolve",
         at_ns=now_ns,
-        before_version=account.version,
+        before=account,
         after=move.after,
         postings=move.postings,
         audit=AuditEntry("HOLD_RESOLVED", details),
@@ -81,12 +92,19 @@ def resolve_orphans(store: Store) -> int:
     """End every open hold of earlier processes; for start-up, before anything can be reserved. Returns how many.
 
     The database is locked to one process, so whoever made these holds is gone. Blocks until the ends are on disk;
-    raises the StoreError of the first that could not be written.
+    raises the StoreError of the first that could not be written; what was written stays, a repeat does the rest.
     """
     holds = store.wait_for(read_open_holds)
-    if not holds:
-        return 0
     accounts: dict[str, AccountRow] = {}
+    for start in range(0, len(holds), AT_ONCE):
+        _resolve(store, holds[start : start + AT_ONCE], accounts)
+    if holds:
+        logger.warning("resolved %d holds of a process that ended without ending them", len(holds))
+    return len(holds)
+
+
+def _resolve(store: Store, holds: list[HoldRow], accounts: dict[str, AccountRow]) -> None:
+    """End these, all in flight at once; ``accounts`` are those already read, as they will be."""
     errors: list[StoreError] = []
     left = threading.Semaphore(0)
 
@@ -95,18 +113,12 @@ def resolve_orphans(store: Store) -> int:
             errors.append(error)
         left.release()
 
-    now = time.time_ns()
     for hold in holds:
-        account = accounts.get(hold.agent_id)
-        if account is None:
-            agent_id = hold.agent_id
-            account = store.wait_for(lambda db, agent_id=agent_id: read_account(db, agent_id))  # type: ignore[misc]
-        change = resolve_lost_hold(account, hold, now, "the process that held it ended")
+        account = accounts.get(hold.agent_id) or store.wait_for(partial(read_account, agent_id=hold.agent_id))
+        change = resolve_lost_hold(account, hold, time.time_ns(), "the process that held it ended")
         accounts[hold.agent_id] = change.after
         store.submit(change, done)
     for _ in holds:
         left.acquire()
     if errors:
         raise errors[0]
-    logger.warning("resolved %d holds of a process that ended without ending them", len(holds))
-    return len(holds)

@@ -10,7 +10,10 @@ from attrs import frozen
 
 from arbstr.errors import BillingRefused
 from arbstr.store import AccountRow, Ledger, Posting
-from arbstr.units import format_sats
+from arbstr.units import MSAT_PER_SAT, format_sats
+
+MAX_MSAT = 21_000_000 * 100_000_000 * MSAT_PER_SAT
+"""All the bitcoin there will be: what is above is a mistake or a lie; a sum of four still fits an INTEGER column."""
 
 
 @frozen
@@ -53,9 +56,11 @@ def _moved(
 
 
 def deposit(account: AccountRow, amount_msat: int) -> Move:
-    """Credit ``amount_msat``; a debt is paid off first."""
+    """Credit ``amount_msat``; a debt is paid off first. Raises ValueError when it is not positive or absurd."""
     if amount_msat <= 0:
         raise ValueError(f"a deposit must be positive, got {amount_msat} msat")
+    if account.deposited_msat + amount_msat > MAX_MSAT:
+        raise ValueError(f"an account cannot receive more than {MAX_MSAT} msat in all, got {amount_msat} msat more")
     paid = min(account.debt_msat, amount_msat)
     return _moved(account, deposited=amount_msat, available=amount_msat - paid, spent=paid, debt=-paid)
 
@@ -84,10 +89,10 @@ def settle(account: AccountRow, held_msat: int, charge_msat: int) -> Move:
     """End a hold of ``held_msat`` by charging ``charge_msat``; the rest goes back.
 
     A charge above the hold takes the rest from ``available``; what is not there becomes debt (M4). A charge of 0 is a
-    release.
+    release. Raises ValueError for a charge that is negative or absurd.
     """
-    if charge_msat < 0:
-        raise ValueError(f"a charge must not be negative, got {charge_msat} msat")
+    if not 0 <= charge_msat <= MAX_MSAT:
+        raise ValueError(f"a charge must be between 0 and {MAX_MSAT} msat, got {charge_msat} msat")
     from_hold = min(charge_msat, held_msat)
     above = charge_msat - from_hold
     from_available = min(above, account.available_msat)

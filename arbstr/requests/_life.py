@@ -72,8 +72,7 @@ class RequestLife:
             request.call, default_reserve_tokens=context.default_reserve_tokens, policy=request.policy
         )
         self._limit = None if request.call.max_tokens is None else self._demand.completion_tokens_bound
-        self._delivered: Consumption | None = None
-        self._relay: StreamRelay | None = None
+        self._delivered: Consumption | None = None  # what must be paid for as things stand
         self._stream_started = False
         self._closed = False
         self._settled = False
@@ -101,22 +100,21 @@ class RequestLife:
         """Close the books with what is known. Shielded, at most ``CLOSE_BOUND_S``; harmless when they are closed."""
         if self._closed:
             return
-        consumed = self._consumed()
-        if consumed is not None and self._record.selection is not None:
-            self._saved = savings(self._record.selection, consumed.candidate, consumed.usage)
+        delivered, selection = self._delivered, self._record.selection
+        if delivered is not None and selection is not None:
+            self._saved = savings(selection, delivered.candidate, delivered.usage)
         receipt = self._record.receipt(
-            outcome=outcome, http_status=http_status, error=error, consumed=consumed, saved=self._saved
+            outcome=outcome, http_status=http_status, error=error, consumed=delivered, saved=self._saved
         )
         self._closed = True
         # The deadline stands even when the timer of asks, which belongs to the actor system, has ended before us.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_BOUND_S):
-            self._settled = await self._purse.end(receipt.cost_msat, receipt, delivered=consumed is not None)
+            self._settled = await self._purse.end(receipt.cost_msat, receipt, delivered=delivered is not None)
 
     def renew(self) -> None:
         """Tell the account that this request lives, and what it has consumed."""
         if not self._closed:
-            consumed = self._consumed()
-            self._purse.renew(consumed.cost_msat if consumed else 0)
+            self._purse.renew(self._delivered.cost_msat if self._delivered else 0)
 
     # The attempts
 
@@ -233,7 +231,6 @@ class RequestLife:
         attempt.error = text
         if self._stream_started:
             raise error
-        self._relay = None  # nothing of it reached the client, so nothing of it is charged
         raise _NextCandidate(error)
 
     # Plain answers
@@ -265,7 +262,7 @@ class RequestLife:
         if not answer.content_type.lower().startswith("text/event-stream"):
             error = ProviderFailed(f"Provider error: {provider} did not answer with an event stream")
             self._fail(attempt, f"content type {answer.content_type[:60]!r}", error)
-        relay = self._relay = StreamRelay(
+        relay = StreamRelay(
             prompt_tokens=self._demand.prompt_tokens,
             limit=self._limit,
             include_usage=self._request.call.include_usage,
@@ -288,22 +285,24 @@ class RequestLife:
                 pass
 
     async def _pass_on(self, attempt: Attempt, relay: StreamRelay, chunk: bytes) -> None:
-        paid_for = relay.usage
+        """Hand on what the client may have of a chunk. What does not pass, for want of cover, is not charged either."""
+        candidate = attempt.candidate
         try:
             passing = relay.feed(chunk)
         except EventTooLarge:
-            error = ProviderFailed(f"Provider error: {attempt.candidate.provider}: event too large")
+            error = ProviderFailed(f"Provider error: {candidate.provider}: event too large")
             self._fail(attempt, "event too large", error)
-        if not passing:
-            return
-        try:
-            await self._stay_covered(attempt.candidate, relay.usage)
-        except ArbstrError:
-            attempt.outcome = Outcome.SUCCESS  # it is not the provider's doing
-            if self._stream_started:  # this chunk does not pass, so it is not charged: the hold is a cap
-                self._delivered = Consumption(attempt.candidate, paid_for, estimated=True)
-            raise
-        await self._write(attempt.candidate, passing)
+        used = relay.usage
+        if passing:
+            try:
+                await self._stay_covered(candidate, used)
+            except ArbstrError:
+                attempt.outcome = Outcome.SUCCESS  # it is not the provider's doing
+                raise
+        if passing or self._stream_started:
+            self._delivered = Consumption(candidate, used, relay.estimated)
+        if passing:
+            await self._write(candidate, passing)
 
     async def _write(self, candidate: Candidate, data: bytes) -> None:
         if not self._stream_started:
@@ -377,16 +376,6 @@ class RequestLife:
         except ClientGone:
             pass  # the books are closed, and nobody is left to be told
 
-    # Books
-
-    def _consumed(self) -> Consumption | None:
-        """What must be paid for as things stand."""
-        if self._delivered is not None:
-            return self._delivered
-        if self._relay is None or not self._stream_started:
-            return None
-        return Consumption(self._record.attempts[-1].candidate, self._relay.usage, self._relay.estimated)
-
     # Rendering
 
     def _headers(self, provider: str | None, *, latency: bool = True) -> Sequence[tuple[bytes, bytes]]:
@@ -436,7 +425,8 @@ def _is_json(body: bytes) -> bool:
 def _nobody(model: str, shut: Sequence[Shut]) -> NoProviderAvailable:
     waits_s = [1.0 if one.retry_after_s is None else one.retry_after_s for one in shut]
     return NoProviderAvailable(
-        f"All providers of model {model!r} have open circuits or are busy", retry_after_s=min(waits_s, default=1.0)
+        f"All providers of model {model[:200]!r} have open circuits or are busy",
+        retry_after_s=min(waits_s, default=1.0),
     )
 
 

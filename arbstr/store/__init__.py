@@ -8,15 +8,17 @@ from sqlite3 import Connection
 
 from arbstr.store._errors import (
     DuplicateKey,
+    Refused,
     StoreBusy,
     StoreError,
     StoreInUse,
     StoreTooNew,
     StoreUnavailable,
+    Unwritable,
     VersionConflict,
 )
 from arbstr.store._ids import hash_token, new_hold_id, new_ulid
-from arbstr.store._journal import read_account, read_hold, read_open_holds
+from arbstr.store._journal import read_account, read_deposit, read_hold, read_open_holds
 from arbstr.store._store import Durability, Store, add_agent, read_tokens
 from arbstr.store._values import (
     AccountChange,
@@ -26,6 +28,7 @@ from arbstr.store._values import (
     AuditEntry,
     Change,
     CheckReport,
+    HoldChange,
     HoldRenewal,
     HoldRow,
     HoldState,
@@ -48,6 +51,7 @@ __all__ = [
     "Connection",
     "DuplicateKey",
     "Durability",
+    "HoldChange",
     "HoldRenewal",
     "HoldRow",
     "HoldState",
@@ -56,6 +60,7 @@ __all__ = [
     "Posting",
     "ReceiptOnly",
     "ReceiptRow",
+    "Refused",
     "Store",
     "StoreBusy",
     "StoreError",
@@ -63,12 +68,14 @@ __all__ = [
     "StoreTooNew",
     "StoreUnavailable",
     "TokenRow",
+    "Unwritable",
     "VersionConflict",
     "add_agent",
     "hash_token",
     "new_hold_id",
     "new_ulid",
     "read_account",
+    "read_deposit",
     "read_hold",
     "read_open_holds",
     "read_tokens",

@@ -5,8 +5,10 @@ StoreError
 ├── StoreTooNew       written by a later version; nothing was changed
 ├── StoreUnavailable  the commit did not reach the disk (full, read-only, broken); nothing of it is visible
 ├── StoreBusy         more changes wait than the bound allows
-├── VersionConflict   somebody else changed this account first
-└── DuplicateKey      this operation was committed before
+└── Refused           the fault is this change's own; its neighbours are written
+    ├── VersionConflict   the account or the hold is not what the change was decided on
+    ├── DuplicateKey      this operation was committed before
+    └── Unwritable        the change breaks a rule of the database; it will never be written
 """
 
 from __future__ import annotations
@@ -44,13 +46,21 @@ class StoreBusy(StoreUnavailable):
     """The queue of the writer is at its bound."""
 
 
-class VersionConflict(StoreError):
+class Refused(StoreError):
+    """This change was refused and nothing of it is on disk."""
+
+
+class VersionConflict(Refused):
     def __init__(self, agent_id: str, version: int) -> None:
-        super().__init__(f"account {agent_id} is no longer at version {version}")
+        super().__init__(f"account {agent_id} is no longer as it was at version {version}")
         self.agent_id = agent_id
 
 
-class DuplicateKey(StoreError):
+class DuplicateKey(Refused):
     def __init__(self, key: str) -> None:
         super().__init__(f"operation {key} was committed before")
         self.key = key
+
+
+class Unwritable(Refused):
+    """Trying again would not help. The text is the database's own."""

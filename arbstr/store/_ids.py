@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import time
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -14,8 +15,9 @@ def _base32(number: int, length: int) -> str:
 
 
 def new_ulid() -> str:
-    """26 characters that sort by the millisecond they were made in."""
-    return _base32((time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10)), 26)
+    """26 characters that sort by the millisecond they were made in. A name, not a secret."""
+    # Not os.urandom: it lets go of the interpreter and waits for it again, 70 µs beside a busy writer thread.
+    return _base32((time.time_ns() // 1_000_000 << 80) | random.getrandbits(80), 26)
 
 
 def new_agent_id() -> str:

@@ -10,21 +10,32 @@ from arbstr.store._errors import StoreInUse
 
 
 class ProcessLock:
-    """Holds ``<database>.lock`` from construction to ``close``. The file names the holder's process id."""
+    """Holds ``<database>.lock`` from construction to ``close``. The file names the holder's process id.
+
+    Raises StoreInUse, and OSError when the file cannot be made or written.
+    """
 
     def __init__(self, database: Path) -> None:
-        self._path = database.with_name(database.name + ".lock")
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(fd, database)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd: int | None = fd
+
+    def _take(self, fd: int, database: Path) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = os.read(self._fd, 32).decode(errors="replace").strip()
-            os.close(self._fd)
-            raise StoreInUse(database, int(text) if text.isdigit() else None) from None
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, str(os.getpid()).encode())
+            text = os.read(fd, 32).decode(errors="replace").strip()
+            raise StoreInUse(database, int(text) if text.isdecimal() else None) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
 
     def close(self) -> None:
-        """Let go. The file stays: removing it would let two processes lock two files of one name."""
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        """Let go; a second time does nothing. The file stays: without it two processes could lock two of one name."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.ftruncate(fd, 0)
+            os.close(fd)

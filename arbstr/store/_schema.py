@@ -47,9 +47,9 @@ CREATE TABLE postings (
     transaction_id  INTEGER NOT NULL REFERENCES transactions (id),
     agent_id        TEXT NOT NULL,
     ledger          TEXT NOT NULL,
-    amount_msat     INTEGER NOT NULL
-) STRICT;
-CREATE INDEX postings_transaction ON postings (transaction_id);
+    amount_msat     INTEGER NOT NULL,
+    PRIMARY KEY (transaction_id, ledger)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE holds (
     hold_id         TEXT PRIMARY KEY,

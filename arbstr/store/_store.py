@@ -28,6 +28,8 @@ T = TypeVar("T")
 Durability = Literal["full", "process"]
 
 MAX_NAME = 100
+BUSY_S = 5.0
+"""For another program that has locked the file, before a commit fails."""
 
 
 class Store:
@@ -41,6 +43,7 @@ class Store:
         self.path = path
         self._lock = lock
         self._db = connection
+        self._attached = False
         self._writer = Writer(connection)
         self._writer.start()
 
@@ -48,19 +51,21 @@ class Store:
     def open(cls, path: Path, durability: Durability = "full") -> Self:
         """Take the database, create or migrate it, start the writer.
 
-        Raises StoreInUse when another arbstr holds it, StoreTooNew when a later version wrote it, StoreUnavailable when
-        it cannot be opened or written, always with the file as it was.
+        Raises StoreInUse when another arbstr holds it, StoreTooNew when a later version wrote it, StoreError when it is
+        another program's, StoreUnavailable when it cannot be opened or written, always with the file as it was.
         """
         path = Path(path)
         with contextlib.ExitStack() as undo:
             try:
                 lock = ProcessLock(path)
                 undo.callback(lock.close)
-                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
                 undo.callback(connection.close)
                 _refuse_newer(connection, path)
+                _refuse_foreign(connection, path)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+                connection.execute("PRAGMA fullfsync = ON")  # macOS: without it a sync stops at the drive's cache
                 connection.execute("PRAGMA foreign_keys = ON")
                 _migrate(connection)
                 store = cls(path, lock, connection)
@@ -78,19 +83,23 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Write what is queued, then let go of the database. Blocks for that long."""
+        """Write what is queued, then let go of the database. Blocks for that long; a second time does nothing."""
         self._writer.stop()
-        self._db.close()
-        self._lock.close()
+        try:
+            self._db.close()
+        finally:
+            self._lock.close()
 
     # From the Trio thread
 
     def attach(self, token: trio.lowlevel.TrioToken) -> None:
         """From now on results are delivered on the thread of this Trio run."""
+        self._attached = True
         self._writer.deliver_through(token.run_sync_soon)
 
     def detach(self) -> None:
         """From now on results are delivered on the writer's own thread; for the time after the Trio run's last task."""
+        self._attached = False
         self._writer.deliver_through(lambda run: run())
 
     def submit(self, change: Change, done: Done | None = None) -> None:
@@ -112,33 +121,29 @@ class Store:
     # From any thread that may block: start-up and command line
 
     def wait_for(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``function`` on the write connection and wait. Never call it on the Trio thread of a running server."""
-        arrived = threading.Event()
-        box: list[Any] = [None, None]
-
-        def done(result: Any, error: StoreError | None) -> None:
-            box[:] = result, error
-            arrived.set()
-
-        self._writer.call(function, done)
-        arrived.wait()
-        if box[1] is not None:
-            raise box[1]
-        return box[0]  # type: ignore[no-any-return]  # what `function` returned
+        """Run ``function`` on the write connection and wait. Refused on the Trio thread once ``attach`` was called."""
+        return self._wait(lambda done: self._writer.call(function, done))  # type: ignore[no-any-return]  # its result
 
     def commit_now(self, change: Change) -> None:
-        """Commit one change and wait until it is on disk."""
-        arrived = threading.Event()
-        box: list[StoreError | None] = [None]
+        """Commit one change and wait until it is on disk. Refused where ``wait_for`` is."""
+        self._wait(lambda done: self._writer.submit(change, done))
 
-        def done(_result: Any, error: StoreError | None) -> None:
-            box[0] = error
+    def _wait(self, begin: Callable[[Done], None]) -> Any:
+        if self._attached and trio.lowlevel.in_trio_run():
+            raise RuntimeError("the answer is delivered on this thread, so it must not block; use submit or call")
+        arrived = threading.Event()
+        box: list[tuple[Any, StoreError | None]] = []
+
+        def done(result: Any, error: StoreError | None) -> None:
+            box.append((result, error))
             arrived.set()
 
-        self._writer.submit(change, done)
+        begin(done)
         arrived.wait()
-        if box[0] is not None:
-            raise box[0]
+        ((result, error),) = box
+        if error is not None:
+            raise error
+        return result
 
     def add_agent_now(self, name: str) -> NewAgent:
         """Register an agent with an empty account. The token in the answer is shown this once."""
@@ -199,6 +204,13 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreTooNew(path, found, SCHEMA_VERSION)
 
 
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Somebody else's database has tables and no record of our migrations; an arbstr of another line may name it so."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and migrations.migrations_table not in tables:
+        raise StoreError(f"database {path} belongs to another program; name another file")
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
     migrations.apply(sqlite_utils.Database(connection, execute_plugins=False))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -206,17 +218,16 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def _reader(path: Path) -> Iterator[sqlite3.Connection]:
-    if not Path(path).exists():
+    """One snapshot of a database that may be in use."""
+    path = Path(path).absolute()
+    if not path.exists():
         raise StoreError(f"there is no database {path}")
     try:
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=5)
+        with contextlib.closing(
+            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_S)
+        ) as db:
+            _refuse_newer(db, path)
+            db.execute("BEGIN")
+            yield db
     except sqlite3.Error as error:
         raise StoreUnavailable(f"cannot read database {path}: {error}") from error
-    try:
-        _refuse_newer(db, Path(path))
-        db.execute("BEGIN")  # one snapshot for all that is read
-        yield db
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"cannot read database {path}: {error}") from error
-    finally:
-        db.close()

@@ -1,8 +1,9 @@
 """Rows as values, and the changes that the writer commits. Amounts are integers of msat, times are ns UTC.
 
-A change is decided elsewhere (``arbstr.accounts``); the store commits it whole or not at all. Whoever decides has read
-the account at ``before_version``: the commit is a compare-and-set on that version, so a decision made on an outdated
-balance can never reach the disk, whichever process made it.
+A change is decided elsewhere (``arbstr.accounts``); the store commits it whole or not at all. Whoever decides says what
+the account and the hold were like: the commit is a compare-and-set on all of that, so a decision made on anything but
+what is on disk can never reach it, whichever process made it. A version alone would not do: decisions are piled on
+decisions that may fail, and somebody else's change may take the number that the failed one was to have.
 """
 
 from __future__ import annotations
@@ -87,6 +88,21 @@ class HoldRow:
     correlation_id: str | None = None
 
 
+@frozen
+class HoldChange:
+    """What becomes of a hold that is open on disk with ``before_msat`` in it: it grows, or it ends, once (M3)."""
+
+    hold_id: str
+    before_msat: int
+    amount_msat: int
+    state: HoldState
+    provider: str
+    lease_ns: int
+    extensions: int = 0
+    charged_msat: int | None = None
+    ended_ns: int | None = None
+
+
 class Ledger(StrEnum):
     """The accounts of the double-entry journal, per agent. Postings of one transaction sum to zero."""
 
@@ -163,12 +179,14 @@ class AccountChange:
     """Transaction id and idempotency key of the operation."""
     kind: str
     at_ns: int
-    before_version: int
+    before: AccountRow
     after: AccountRow
     postings: tuple[Posting, ...]
     audit: AuditEntry
-    hold: HoldRow | None = None
+    hold: HoldRow | HoldChange | None = None
+    """A row is a new hold."""
     receipt: ReceiptRow | None = None
+    """Filed with the end of a hold: agent, hold and cost are taken from this change, whatever the receipt says."""
 
 
 @frozen

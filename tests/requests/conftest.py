@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from arbstr.store import Store
 from tests.requests.rig import Ledger, World
 
 LEASE_S = 120.0
+TEST_BOUND_S = 30.0
+
+
+async def _fail_after(seconds: float) -> None:
+    """In real time, whatever the clock of the run says: somebody who waits for ever is what these tests look for."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:  # noqa: ASYNC110 - no event tells the time
+        await trio.sleep(1)
+    pytest.fail(f"the test hangs: it has not ended within {seconds:g} s", pytrace=False)
 
 
 @pytest.fixture
@@ -44,8 +54,11 @@ async def world(tmp_path: Path, deposited: int, held_accounts: bool) -> AsyncIte
         ledger = Ledger(store)
         store.attach(trio.lowlevel.current_trio_token())
         try:
-            async with ActorSystem.run() as system:
-                accounts = Accounts(system, ledger, tokens, hold_lease_s=LEASE_S) if held_accounts else None  # type: ignore[arg-type]  # quacks
-                yield World(path, store, ledger, system, accounts, agent)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_fail_after, TEST_BOUND_S)
+                async with ActorSystem.run() as system:
+                    accounts = Accounts(system, ledger, tokens, hold_lease_s=LEASE_S) if held_accounts else None  # type: ignore[arg-type]  # quacks
+                    yield World(path, store, ledger, system, accounts, agent)
+                nursery.cancel_scope.cancel()
         finally:
             store.detach()

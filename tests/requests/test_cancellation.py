@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from actors import TrioActorRef
+from arbstr.accounts import Deposit
 from arbstr.errors import ArbstrError, InternalError, ShuttingDown
 from arbstr.requests import ChatRequest, RequestActor, _actor, _life
 from tests.requests.rig import CHEAP, DEAR, DONE, Answer, Client, World, completion, piece, says, streams, usage
@@ -109,7 +110,36 @@ async def test_the_books_are_closed_when_the_client_leaves_at_any_step(world: Wo
     else:
         pytest.fail("it takes more steps than expected")
     assert outcomes["client_disconnected"] > 5
-    await world.check_closed()
+
+
+class TestSmallBudget:
+    @pytest.fixture
+    def deposited(self) -> int:
+        return 520
+
+    async def test_no_debt_is_made_when_the_client_leaves_at_any_step_of_a_growing_stream(
+        self, world: World, deposited: int
+    ) -> None:
+        market(world)
+        for step in range(LAST_STEP):
+            world.transports["a"].answers = [streams(piece("one"), BIG, BIG, BIG, DONE)]
+            await self.refill(world, deposited, f"step {step}")
+            request, client = world.request(stream=True), Client()
+            with trio.CancelScope() as scope, At(step, scope.cancel) as instrument, trio.fail_after(15):
+                await world.requests.chat(request, client)
+            await check(world, request, client)
+            [agent] = world.store_check().agents
+            assert agent.debt_msat == 0
+            if not instrument.acted:
+                break
+        assert client.events[-1]["error"]["reason"] == "budget_exhausted"
+
+    async def refill(self, world: World, to_msat: int, key: str) -> None:
+        [agent] = world.store_check().agents
+        if agent.available_msat < to_msat:
+            assert world.accounts is not None
+            deposit = Deposit(key, to_msat - agent.available_msat)
+            await world.accounts.ref(world.agent.agent_id).request(deposit)
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -140,7 +170,6 @@ async def test_the_books_are_closed_when_the_actor_is_stopped_at_any_step(world:
     else:
         pytest.fail("it takes more steps than expected")
     assert outcomes["shutdown"] > 2
-    await world.check_closed()
 
 
 def _is_of_a_request(task_name: str) -> bool:
