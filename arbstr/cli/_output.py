@@ -27,7 +27,7 @@ def print_table(
 
 
 def _print_rich(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers: frozenset[str]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)  # narrow, so that ids are not folded in 80 columns
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # narrow, so that ids are not folded in 80 columns
     for header in headers:
         table.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
     for row in rows:
