@@ -103,8 +103,11 @@ class RequestLife:
         delivered, selection = self._delivered, self._record.selection
         if delivered is not None and selection is not None:
             self._saved = savings(selection, delivered.candidate, delivered.usage)
+        note = delivered.note if delivered is not None else None
+        if delivered is not None and note is not None:
+            logger.warning("request %s: %s %s", self._request.request_id, delivered.candidate.provider, note)
         receipt = self._record.receipt(
-            outcome=outcome, http_status=http_status, error=error, consumed=delivered, saved=self._saved
+            outcome=outcome, http_status=http_status, error=error or note, consumed=delivered, saved=self._saved
         )
         self._closed = True
         # The deadline stands even when the timer of asks, which belongs to the actor system, has ended before us.
@@ -247,7 +250,7 @@ class RequestLife:
             self._fail(attempt, "error in a 200", error)
         attempt.outcome = Outcome.SUCCESS
         counted = Usage(self._demand.prompt_tokens, estimated_tokens(facts.content_bytes, 0, self._limit))
-        self._delivered = Consumption(candidate, facts.usage or counted, facts.usage is None)
+        self._delivered = self._consumption(candidate, facts.usage or counted, estimated=facts.usage is None)
         await self.close("ok", 200, None)
         return PlainAnswer(
             200,
@@ -295,12 +298,12 @@ class RequestLife:
         used = relay.usage
         if passing:
             try:
-                await self._stay_covered(candidate, used)
+                await self._stay_covered(candidate, self._credible(used))
             except ArbstrError:
                 attempt.outcome = Outcome.SUCCESS  # it is not the provider's doing
                 raise
         if passing or self._stream_started:
-            self._delivered = Consumption(candidate, used, relay.estimated)
+            self._delivered = self._consumption(candidate, used, estimated=relay.estimated)
         if passing:
             await self._write(candidate, passing)
 
@@ -347,7 +350,7 @@ class RequestLife:
 
     async def _complete_stream(self, candidate: Candidate, relay: StreamRelay) -> None:
         """Settle, then let the client have the end: whoever reads the cost or ``[DONE]`` reads what is on disk."""
-        self._delivered = Consumption(candidate, relay.usage, relay.estimated)
+        self._delivered = self._consumption(candidate, relay.usage, estimated=relay.estimated)
         await self.close("ok", 200, None)
         cost: dict[str, object] = {
             "cost_msat": self._delivered.cost_msat,
@@ -375,6 +378,29 @@ class RequestLife:
             await self._responder.finish()
         except ClientGone:
             pass  # the books are closed, and nobody is left to be told
+
+    def _credible(self, claimed: Usage) -> Usage:
+        """Of what a provider says it used, what this request can have used: the cap holds against a liar too.
+
+        A token is at least one byte of the prompt; what an image is worth, and how long an answer without a limit is,
+        only the provider knows.
+        """
+        prompt, completion = claimed.prompt_tokens, claimed.completion_tokens
+        if not self._request.call.images:
+            prompt = min(prompt, self._demand.prompt_tokens_bound)
+        if self._limit is not None:
+            completion = min(completion, self._limit)
+        return Usage(prompt, completion)
+
+    def _consumption(self, candidate: Candidate, claimed: Usage, *, estimated: bool) -> Consumption:
+        used = self._credible(claimed)
+        note = None
+        if used != claimed:
+            note = (
+                f"claimed {claimed.prompt_tokens} + {claimed.completion_tokens} tokens, "
+                f"of which this request can have used {used.prompt_tokens} + {used.completion_tokens}"
+            )
+        return Consumption(candidate, used, estimated, note)
 
     # Rendering
 

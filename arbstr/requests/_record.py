@@ -68,6 +68,8 @@ class Consumption:
     candidate: Candidate
     usage: Usage
     estimated: bool
+    note: str | None = None
+    """What the receipt has to say about it."""
 
     @property
     def cost_msat(self) -> int:

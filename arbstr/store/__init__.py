@@ -4,8 +4,6 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
-from sqlite3 import Connection
-
 from arbstr.store._errors import (
     DuplicateKey,
     Refused,
@@ -48,7 +46,6 @@ __all__ = [
     "AuditEntry",
     "Change",
     "CheckReport",
-    "Connection",
     "DuplicateKey",
     "Durability",
     "HoldChange",

@@ -424,3 +424,26 @@ class TestCrowd:
         assert sorted(statuses) == [200] * 10 + [402] * 190
         await world.check_closed(spent=10 * 304)
         assert len(await world.receipts()) == 200
+
+
+@pytest.mark.parametrize(
+    ("claimed", "charged"),
+    [(usage(10, 1_000_000), (10, 20)), (usage(2_000_000, 20), (None, 20)), (usage(10, 20), (10, 20))],
+)
+async def test_a_provider_that_claims_more_than_is_possible_is_paid_for_what_is_possible(
+    world: World, claimed: dict[str, int], charged: tuple[int | None, int]
+) -> None:
+    world.provider("a", says("hi", claimed))
+    answer = await world.chat(world.request(max_tokens=20))
+    assert headers(answer)[b"x-arbstr-cost-msat"]
+    receipt = await world.receipt()
+    [hold] = world.holds()
+    assert receipt["cost_msat"] <= hold["amount_msat"], "the hold is a cap"
+    assert receipt["completion_tokens"] == charged[1]
+    if charged[0] is not None:
+        assert receipt["prompt_tokens"] == charged[0]
+    lied = claimed != usage(10, 20)
+    assert (receipt["error"] is not None) == lied
+    if lied:
+        assert "claimed" in receipt["error"]
+    await world.check_closed(spent=receipt["cost_msat"])
