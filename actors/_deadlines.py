@@ -1,4 +1,4 @@
-"""Deadlines of many waiting tasks on one timer.
+"""Deadlines of many waiting tasks, and the timers of actors, on one timer task.
 
 A cancel scope per ask costs about 10 µs, most of an ask, and nearly every ask is answered long before its deadline. So
 asks put an entry on a heap instead, and one task of the system sleeps until the earliest. Entries that are no longer
@@ -10,11 +10,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import trio
-
-from actors._wake import TaskWaker
 
 __all__ = ["Deadlines"]
 
@@ -23,6 +21,11 @@ _TIDY_ABOVE = 1_000  # empty entries that are tolerated on top of as many as the
 # [time on Trio's clock, tie-breaker, waker or None once it is no longer needed]: a list, because heapq compares lists
 # in C and because it can be emptied in place.
 Entry = list[Any]
+
+
+class Resumable(Protocol):
+    def resume(self) -> None:
+        """The time has come. Must not raise."""
 
 
 class Deadlines:
@@ -34,7 +37,7 @@ class Deadlines:
         self._order = itertools.count()
         self._sleep = trio.CancelScope()
 
-    def add(self, at: float, waker: TaskWaker) -> Entry:
+    def add(self, at: float, waker: Resumable) -> Entry:
         """Have ``waker`` woken at ``at`` (Trio's clock), unless the entry is discarded before."""
         entry: Entry = [at, next(self._order), waker]
         heapq.heappush(self._heap, entry)
@@ -69,6 +72,6 @@ class Deadlines:
     def _expire(self, now: float) -> None:
         while self._next() <= now:
             entry = heapq.heappop(self._heap)
-            waker: TaskWaker = entry[2]
+            waker: Resumable = entry[2]
             self.discard(entry)
             waker.resume()

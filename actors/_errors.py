@@ -6,6 +6,8 @@ pykka.Timeout
 ActorError
 ├── AskTimeout
 ├── InboxFull                   the bound of an inbox was reached and the sender must not block
+├── MessageDropped              the question was pushed out of a full inbox by later messages
+├── RestartLimitReached         the children of a supervisor would not stay up
 ├── SystemNotRunning            no actor system here, or it is closing
 └── WouldDeadlock               a call that blocks, made where blocking would stop what it waits for
 """
@@ -21,6 +23,8 @@ __all__ = [
     "ActorError",
     "AskTimeout",
     "InboxFull",
+    "MessageDropped",
+    "RestartLimitReached",
     "SystemNotRunning",
     "WouldDeadlock",
     "refuse_on_trio_thread",
@@ -46,6 +50,31 @@ class InboxFull(ActorError):
         super().__init__(f"the inbox of {actor} holds {capacity} messages; use `await ref.send(...)` to wait for room")
         self.actor = actor
         self.capacity = capacity
+
+
+class MessageDropped(ActorError):
+    """The actor never saw the question: its inbox of ``capacity`` messages was full and drops the oldest.
+
+    For the asker; who tells learns nothing. Seen from outside it is a dead letter of the actor's system.
+    """
+
+    def __init__(self, actor: str, capacity: int) -> None:
+        super().__init__(f"{actor} holds {capacity} messages at most and has dropped the oldest for a later one")
+        self.actor = actor
+        self.capacity = capacity
+
+
+class RestartLimitReached(ActorError):
+    """The failure of a supervisor whose children would not stay up. ``child`` is the id of the last that went down.
+
+    Its own failure, if it had one, is the ``__cause__``.
+    """
+
+    def __init__(self, child: str, intensity: int, period_s: float) -> None:
+        super().__init__(f"child {child!r} is down, after {intensity} restarts of children within {period_s} s")
+        self.child = child
+        self.intensity = intensity
+        self.period_s = period_s
 
 
 class SystemNotRunning(ActorError):

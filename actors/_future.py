@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import queue
 import sys
 import threading
@@ -13,18 +14,22 @@ from typing import Any, TypeVar, cast
 import pykka
 import trio
 from pykka._future import _Unset
-from trio.lowlevel import enable_ki_protection, wait_task_rescheduled
+from trio.lowlevel import Abort, enable_ki_protection, wait_task_rescheduled
 
 from actors._deadlines import Deadlines
 from actors._errors import AskTimeout, refuse_on_trio_thread
 from actors._wake import TaskWaker, ThreadWaker, Waker
 
-__all__ = ["TrioFuture"]
+__all__ = ["TrioFuture", "wait_for"]
 
 T = TypeVar("T")
 J = TypeVar("J")
 M = TypeVar("M")
 R = TypeVar("R")
+
+_WAITING_THREADS = 100
+_THREAD_LEAVES_AFTER_S = 0.5  # after the task, which thus decides what the end of the time looks like
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("threads that wait for futures")
 
 ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
@@ -107,6 +112,12 @@ class TrioFuture(pykka.Future[T]):
             self._unregister(waker)
         return self._done
 
+    def expect_in_thread(self) -> ThreadWaker:
+        """What wakes a thread once this is set. For its only reader, before anybody else has it: without the lock."""
+        waker = ThreadWaker()
+        self._waiting = (waker,)
+        return waker
+
     def _register(self, waker: Waker) -> bool:
         with self._lock:
             if not self._done:
@@ -176,8 +187,13 @@ class TrioFuture(pykka.Future[T]):
             return self.result()
         entry = deadlines.add(trio.current_time() + timeout_s, waker)
 
+        def give_up(raise_cancel: object) -> Abort:
+            # At this moment and not when the asker runs again: in between the actor could begin with the message.
+            self.abandoned = not self._done
+            return waker.forget(raise_cancel)
+
         try:
-            await wait_task_rescheduled(waker.forget)
+            await wait_task_rescheduled(give_up)
         finally:
             deadlines.discard(entry)
             if not self._done:
@@ -217,8 +233,33 @@ class TrioFuture(pykka.Future[T]):
         return cast("TrioFuture[Iterable[J]]", self).map(lambda items: functools.reduce(func, items, *args))
 
 
-async def _in_task(future: pykka.Future[Any]) -> Any:
+async def wait_for(future: pykka.Future[T], timeout_s: float = 5.0) -> T:
+    """The value of a future of any of Pykka's runtimes, which must come within ``timeout_s`` seconds (finite).
+
+    A TrioFuture can be awaited as it is. A ``pykka.ThreadingFuture`` cannot: it only knows how to block, so it is
+    waited for in a worker thread. If cancelled or too late, this returns at once; the thread ends with the value, or
+    soon after ``timeout_s``. Raises what was set as the exception, and AskTimeout. Nobody is told that the answer is no
+    longer wanted.
+    """
+    if not timeout_s < math.inf:
+        raise ValueError(f"waiting for a future needs a finite deadline, not timeout_s={timeout_s}")
+    with trio.move_on_after(max(timeout_s, 0.0)):
+        return await _in_task(future, timeout_s + _THREAD_LEAVES_AFTER_S)
+    raise AskTimeout(timeout_s)
+
+
+async def _in_task(future: pykka.Future[T], thread_timeout_s: float | None = None) -> T:
     if isinstance(future, TrioFuture):
-        return await future
-    # Another runtime's future only knows how to block.
-    return await trio.to_thread.run_sync(future.get, abandon_on_cancel=True)
+        return cast("T", await future)
+    get = functools.partial(future.get, timeout=thread_timeout_s)
+    return await trio.to_thread.run_sync(get, abandon_on_cancel=True, limiter=_waiting_threads())
+
+
+def _waiting_threads() -> trio.CapacityLimiter:
+    """Apart from Trio's own, so that futures nobody sets cannot keep other work out of its threads."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_WAITING_THREADS)
+        _limiter.set(limiter)
+        return limiter

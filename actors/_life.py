@@ -1,7 +1,8 @@
-"""The life of one actor: the task that receives, one message at a time, and everything that belongs to it.
+"""The life of one instance of an actor: the task that receives, and everything that ends with it.
 
 ``on_start``, then messages until a stop message, a failure or a cancellation, then the end, always the same: refuse and
-answer what is queued, end the tasks the actor owns, ``on_stop`` (or ``on_failure``), answer the replies still owed.
+answer what is queued, end children, tasks, timers and watches, ``on_stop`` (or ``on_failure``), answer the replies
+still owed. If the cell goes on, what is queued is left to the next instance instead.
 
 This is apart from the actor so that a subclass may call its attributes what it likes.
 """
@@ -9,61 +10,92 @@ This is apart from the actor so that a subclass may call its attributes what it 
 from __future__ import annotations
 
 import logging
-import queue
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
+from time import perf_counter
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
-import pykka
 import trio
 from pykka.messages import ProxyGetAttr, _ActorStop
-from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import checkpoint_if_cancelled, current_task, disable_ki_protection, enable_ki_protection
 
+from actors._cell import Cell, Exit, answer_stops, settle
 from actors._errors import ActorDeadError, SystemNotRunning
 from actors._future import ExcInfo, TrioFuture
 from actors._inbox import Envelope
+from actors._parcel import NOTHING, Parcel
 from actors._reply import Reply
+from actors._timers import Timer, Timers
+from actors._watch import Watches
 
 if TYPE_CHECKING:
     from actors._actor import TrioActor
+    from actors._ref import TrioActorRef
     from actors._system import ActorSystem
 
 __all__ = ["Life"]
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _logger = logging.getLogger("pykka")  # where Pykka's users look
 _TIDY_REPLIES_ABOVE = 64
+_NONE: frozenset[Any] = frozenset()
+
+
+class Children(Protocol):
+    """What a supervisor has and other actors do not."""
+
+    async def start(self) -> None:
+        """After ``on_start``. What it raises is a failure."""
+
+    async def end(self) -> None:
+        """Before the last hook. Shielded; must not raise."""
+
+    def hurry(self) -> None:
+        """The supervisor has been cancelled: from now on nobody is waited for who could be cancelled instead."""
 
 
 class Life:
-    """From construction to the end. ``scope`` is around all of it; ``ended`` is set last of all."""
+    """From construction to the end. ``scope`` is around all of it; ``over`` is set last of all."""
 
-    def __init__(self, actor: TrioActor) -> None:
-        self._actor = actor
-        self._inbox = actor.actor_inbox
-        self._stopped = actor.actor_stopped
+    def __init__(self, actor: TrioActor, cell: Cell | None) -> None:
+        self.actor = actor
+        self.cell = Cell(actor, self) if cell is None else cell
+        self._inbox = self.cell.inbox
         self.scope = trio.CancelScope()
-        self.ended: TrioFuture[None] = TrioFuture()
+        self.over: TrioFuture[None] = TrioFuture()
+        self.children: Children | None = None
+        self.exit: Exit | None = None  # known from the moment that decides it, long before the life is over
+        self.started = False
+        self._final = True  # decided together with the exit
+        self._halted = False
+        self._let_go = False
         self._system: ActorSystem | None = None
-        self._started = False
         self._current: Envelope | None = None
         self._taken: Reply | None = None
-        self._owed: set[Reply] = set()
+        self._owed: set[Reply] | frozenset[Reply] = _NONE  # an empty set has 0.2 kB, and most actors need neither
         self._tidy_replies_at = _TIDY_REPLIES_ABOVE
-        self._tasks: set[trio.CancelScope] = set()
+        self._tasks: set[trio.CancelScope] | frozenset[trio.CancelScope] = _NONE
         self._tasks_ended: trio.Event | None = None
+        self._timers: Timers | None = None
+        self._watches: Watches | None = None
         self._failure: ExcInfo | None = None
         self._stop_asked: list[Envelope] = []
 
     def __str__(self) -> str:
         return self._inbox.name
 
-    def bind(self, system: ActorSystem) -> None:
-        """The actor has been started in ``system``; its task comes next."""
-        self._system = system
-        self._inbox.bind(system)
+    def cancel(self) -> None:
+        """End this instance without handling the rest. On the thread of the actor."""
+        self.scope.cancel()
+        if self.children is not None:
+            self.children.hurry()
+
+    def ask_to_stop(self) -> None:
+        """End this instance, and no other, once it has handled what is queued. Passes the bound; any thread."""
+        self._inbox.push(Parcel(self._stop_at_its_turn, passes_bound=True))
 
     # -- for handlers
 
@@ -76,20 +108,45 @@ class Life:
         if len(self._owed) >= self._tidy_replies_at:
             self._owed = {each for each in self._owed if not each.abandoned}
             self._tidy_replies_at = 2 * len(self._owed) + _TIDY_REPLIES_ABOVE
-        self._owed.add(reply)
+        self._owed = _with(self._owed, reply)
         return reply
 
     def spawn(self, async_fn: Callable[[*Ts], Awaitable[Any]], args: tuple[*Ts], name: str | None) -> trio.CancelScope:
-        if self._system is None:
-            raise SystemNotRunning("spawn() needs a started actor: use it in on_start, not in __init__")
-        if self._stopped.is_set():
-            raise ActorDeadError(f"{self} is stopping and starts no task")
+        system = self._running_system("spawn()", "starts no task")
         scope = trio.CancelScope()
-        self._system.start_task(self._own, scope, async_fn, args, name=name or f"{self}: {_name_of(async_fn)}")
-        self._tasks.add(scope)
+        system.start_task(self._own, scope, async_fn, args, name=name or f"{self}: {_name_of(async_fn)}")
+        self._tasks = _with(self._tasks, scope)
         return scope
 
+    def start_timer(self, first_s: float, period_s: float | None, message: Any) -> Timer:
+        system = self._running_system("a timer", "starts no timer")
+        if self._timers is None:
+            self._timers = Timers(system, self._inbox)
+        return self._timers.start(first_s, period_s, message)
+
+    def watch(self, ref: TrioActorRef[Any]) -> None:
+        self._running_system("watch()", "watches nobody")
+        if self._watches is None:
+            self._watches = Watches(self._inbox)
+        self._watches.add(ref)
+
+    def unwatch(self, ref: TrioActorRef[Any]) -> bool:
+        return self._watches is not None and self._watches.discard(ref)
+
+    def _running_system(self, what: str, what_it_does_not: str) -> ActorSystem:
+        if self._halted:
+            raise ActorDeadError(f"{self} is stopping and {what_it_does_not}")
+        if self._system is None:
+            raise SystemNotRunning(f"{what} needs a started actor: use it in on_start, not in __init__")
+        if not self._system.on_thread():
+            raise RuntimeError(f"{what} belongs to the thread of the actor's system")
+        return self._system
+
     # -- the task
+
+    def bind(self, system: ActorSystem) -> None:
+        """The instance gets its task now."""
+        self._system = system
 
     @enable_ki_protection
     async def live(self) -> None:
@@ -98,27 +155,46 @@ class Life:
             try:
                 await self._set_up()
                 await self._run()
+            except BaseException as error:
+                self._conclude_by(error)
+                raise
             finally:
                 await self._end()
 
     async def _set_up(self) -> None:
         try:
-            left = _call(self._actor.on_start)
+            left = _call(self.actor.on_start)
             if type(left) is CoroutineType:
                 await _await(left)
         except BaseException as error:
             failure, fatal = _split(error)
             if failure is not None:
-                self._actor._handle_failure(type(failure), failure, failure.__traceback__)
+                self._log_failure(failure)
+                self._conclude(Exit("failed", failure))
             if fatal is not None:
                 raise fatal from None
-        else:
-            self._started = True
+            return
+        self.started = True
+        if self.children is not None:
+            await self._start_children(self.children)
+        if self.cell.keeper is not None and not self._halted:
+            self.cell.keeper.is_up()
+
+    async def _start_children(self, children: Children) -> None:
+        try:
+            await children.start()
+        except BaseException as error:
+            failure, fatal = _split(error)
+            if failure is not None:
+                self._fail(failure)
+            if fatal is not None:
+                raise fatal from None
 
     async def _run(self) -> None:
-        inbox, stopped, burst = self._inbox, self._stopped, range(self._actor.burst)
-        while not stopped.is_set():  # set before the first message if on_start has failed
-            await inbox.wait()
+        inbox, tally, burst = self._inbox, self._inbox.tally, range(self.actor.burst)
+        await checkpoint_if_cancelled()  # no more than that: what is there already is begun with at once
+        while not self._halted:  # before the first message if on_start has failed
+            tally.busy_since = begun = perf_counter()
             for _ in burst:
                 envelope = inbox.take()
                 if envelope is None:
@@ -126,31 +202,46 @@ class Life:
                 slow = self._begin(envelope)
                 if slow is not None:
                     await self._finish(envelope, slow)
-                self._current = self._taken = None
-                if stopped.is_set():
-                    return
+                if self._current is not None:  # a handler has seen it
+                    self._current = self._taken = None
+                    tally.handled += 1
+                if self._halted:
+                    return  # type: ignore[unreachable]  # the handler has done it
+            tally.busy_s += perf_counter() - begun
+            tally.busy_since = None
+            await inbox.wait()
 
     def _begin(self, envelope: Envelope) -> Coroutine[Any, Any, Any] | None:
         """Handle a message, as far as that goes without waiting. Returns what is left to await."""
         message, reply_to = envelope.message, envelope.reply_to
-        if type(message) is _ActorStop:
+        kind = type(message)
+        if kind is Parcel:
+            message = message.open()
+            if message is NOTHING:
+                return None
+        elif kind is _ActorStop:
             self._stop_asked.append(envelope)
-            self._mark_stopped()
+            self._conclude(Exit("stopped"))
             return None
         if reply_to is not None and reply_to.abandoned:
+            self._skip(message)
             return None
         self._current = envelope
         try:
-            answer = _call(self._actor._handle_receive, message)
+            answer = _call(self.actor._handle_receive, message)
         except BaseException as error:
             self._failed(envelope, error)
             return None
         # An attribute that holds a coroutine is a value; only a handler's own coroutine is ours to await.
-        if type(answer) is CoroutineType and type(message) is not ProxyGetAttr:
+        if type(answer) is CoroutineType and kind is not ProxyGetAttr:
             return answer
         if reply_to is not None and self._taken is None:
-            _settle(reply_to, answer, None)
+            settle(reply_to, answer, None)
         return None
+
+    def _skip(self, message: Any) -> None:
+        self._inbox.tally.skipped += 1
+        self._inbox.dead_letter(message, "abandoned")
 
     async def _finish(self, envelope: Envelope, slow: Coroutine[Any, Any, Any]) -> None:
         try:
@@ -159,17 +250,18 @@ class Life:
             self._failed(envelope, error)
         else:
             if envelope.reply_to is not None and self._taken is None:
-                _settle(envelope.reply_to, answer, None)
+                settle(envelope.reply_to, answer, None)
 
     # -- answers
 
     def _failed(self, envelope: Envelope, error: BaseException) -> None:
         """A handler raised. Tells the asker, or lets the actor fail; raises what must end more than the actor."""
         failure, fatal = _split(error)
+        self._inbox.tally.failed += failure is not None
         if fatal is not None:
             if not isinstance(fatal, trio.Cancelled):
                 _logger.debug(f"{fatal!r} in {self}. Stopping all actors.")
-            self._refuse(envelope, "while handling the message")
+            self.cell.refuse(envelope, "while handling the message")
             if failure is not None:
                 self._fail(failure)
             raise fatal
@@ -183,24 +275,26 @@ class Life:
         if envelope.reply_to is None:
             return False
         if self._taken is None:
-            _settle(envelope.reply_to, None, error)
+            settle(envelope.reply_to, None, error)
             return True
         owed = not envelope.reply_to.settled
         self._taken.revoke(error)
         return owed
 
-    def _refuse(self, envelope: Envelope, when: str) -> None:
-        if envelope.reply_to is not None and not envelope.reply_to.settled:
-            _settle(envelope.reply_to, None, ActorDeadError(f"{self} stopped {when}"))
-
     def _fail(self, error: Exception) -> None:
         """The actor has failed; the first failure decides, and one on the way out is only logged."""
-        if self.ended.settled:
+        if self.over.settled:
             _logger.error(f"Unhandled exception in a task that {self} left behind:", exc_info=error)
             return
-        if not self._stopped.is_set():
+        if not self._halted:
             self._failure = (type(error), error, error.__traceback__)
-        self._actor._handle_failure(type(error), error, error.__traceback__)
+        self._log_failure(error)
+        self._conclude(Exit("failed", error))
+
+    def _log_failure(self, error: Exception) -> None:
+        _logger.error(f"Unhandled exception in {self}:", exc_info=error)
+        if self._system is not None:
+            self._system.actor_failed(self.cell.ref, error)
 
     # -- owned tasks
 
@@ -216,7 +310,7 @@ class Life:
             if fatal is not None:
                 raise fatal from None
         finally:
-            self._tasks.discard(scope)
+            self._tasks -= {scope}
             if not self._tasks and self._tasks_ended is not None:
                 self._tasks_ended.set()
 
@@ -226,51 +320,70 @@ class Life:
         self._tasks_ended = trio.Event()
         for scope in self._tasks:
             scope.cancel()
-        with trio.move_on_after(self._actor.shutdown_timeout_s, shield=True) as limit:
+        with trio.move_on_after(self.actor.shutdown_timeout_s, shield=True) as limit:
             await self._tasks_ended.wait()
         if limit.cancelled_caught:
             left = len(self._tasks)
-            _logger.error(f"{left} tasks of {self} are left behind after {self._actor.shutdown_timeout_s} s")
+            _logger.error(f"{left} tasks of {self} are left behind after {self.actor.shutdown_timeout_s} s")
 
     # -- the end
 
+    def _stop_at_its_turn(self) -> object:
+        if not self.over.settled:  # else it was cancelled for taking too long, and this is its successor's inbox
+            self._conclude(Exit("stopped"))
+        return NOTHING
+
+    def _conclude(self, exit: Exit, *, final: bool = False) -> None:
+        """This is how it ends; whatever comes after does not change that."""
+        if self._halted:
+            return
+        self._halted = True
+        self.exit = exit
+        self._final = final or not self.cell.goes_on(exit)
+        if self._final:
+            self.cell.mark_stopped()
+
+    def _conclude_by(self, error: BaseException) -> None:
+        failure, fatal = _split(error)
+        if fatal is None or isinstance(fatal, trio.Cancelled):
+            self._conclude(Exit("cancelled"))
+        else:
+            self._conclude(Exit("failed", failure or fatal), final=True)  # the whole system ends
+
     async def _end(self) -> None:
         """Waits are shielded and bounded by ``shutdown_timeout_s``; whatever happens, nobody is left unanswered."""
+        self._inbox.tally.rest()
         try:
-            self._close()
+            self._revoke_all()
+            if self._final:
+                self._stop_asked += self.cell.close()
+            if self.children is not None:
+                await self.children.end()
             await self._end_tasks()
             await self._last_hook()
         finally:
             self._settle_debts()
 
-    def _close(self) -> None:
-        self._mark_stopped()
-        for envelope in self._inbox.close():
-            if type(envelope.message) is _ActorStop:
-                self._stop_asked.append(envelope)
-            else:
-                self._refuse(envelope, "before handling the message")
-
-    def _mark_stopped(self) -> None:
-        if not self._stopped.is_set():
-            pykka.ActorRegistry.unregister(self._actor.actor_ref)
-            self._stopped.set()
-            _logger.debug(f"Stopped {self}")
+    def _revoke_all(self) -> None:
+        if self._timers is not None:
+            self._timers.cancel_all()
+        if self._watches is not None:
+            self._watches.discard_all()
 
     async def _last_hook(self) -> None:
         if self._failure is not None:
-            await self._call_last_hook(self._actor.on_failure, *self._failure)
-        elif self._started:
-            await self._call_last_hook(self._actor.on_stop)
+            await self._call_last_hook(self.actor.on_failure, *self._failure)
+        elif self.started:
+            await self._call_last_hook(self.actor.on_stop)
 
     async def _call_last_hook(self, hook: Callable[..., Any], *args: Any) -> None:
         try:
             left = _call(hook, *args)
             if type(left) is CoroutineType:
-                with trio.move_on_after(self._actor.shutdown_timeout_s, shield=True) as limit:
+                with trio.move_on_after(self.actor.shutdown_timeout_s, shield=True) as limit:
                     await _await(left)
                 if limit.cancelled_caught:
-                    _logger.error(f"{_name_of(hook)} of {self} was cut off after {self._actor.shutdown_timeout_s} s")
+                    _logger.error(f"{_name_of(hook)} of {self} was cut off after {self.actor.shutdown_timeout_s} s")
         except BaseException as error:
             failure, fatal = _split(error)
             if failure is not None:
@@ -279,26 +392,35 @@ class Life:
                 raise fatal from None
 
     def _settle_debts(self) -> None:
+        assert self.exit is not None
         for reply in self._owed:
             reply.revoke(ActorDeadError(f"{self} stopped before it answered"))
-        self._owed.clear()
-        for envelope in self._stop_asked:
-            if envelope.reply_to is not None:
-                _settle(envelope.reply_to, None, None)
-        if self._system is not None:
-            self._system.forget(self._actor.actor_ref)
-        self._let_go()
-        self.ended.set(None)
-
-    def _let_go(self) -> None:
-        # Actors come and go by the thousand: none should have to wait for the cycle collector.
+        self._owed = _NONE
+        stops, self._stop_asked = self._stop_asked, []
         self._current = self._taken = self._failure = self._inbox.receiver = None
-        self._actor = weakref.proxy(self._actor)
+        self.over.set(None)
+        keeper = self.cell.keeper
+        if self._final:
+            self.cell.end(self.exit, stops)
+        else:
+            answer_stops(stops)
+        if keeper is not None:
+            keeper.is_down()
+
+    def let_go(self) -> None:
+        # Actors come and go by the thousand: none should have to wait for the cycle collector.
+        if not self._let_go:
+            self._let_go = True
+            self.actor = weakref.proxy(self.actor)
+            self.cell = weakref.proxy(self.cell)
+            self.children = None
 
     def bury(self) -> None:
-        """End an actor whose task never ran."""
-        self._close()
-        self._settle_debts()
+        """End an instance whose task never ran."""
+        if not self.over.settled:
+            self._conclude(Exit("cancelled"), final=True)
+            self._stop_asked += self.cell.close()
+            self._settle_debts()
 
 
 @disable_ki_protection
@@ -311,11 +433,11 @@ async def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return await coroutine
 
 
-def _settle(future: TrioFuture[Any], value: Any, error: BaseException | None) -> None:
-    try:
-        future.settle(value, None if error is None else (type(error), error, error.__traceback__))
-    except queue.Full:
-        _logger.warning("an asker has set the answer to its own question")
+def _with(some: set[T] | frozenset[T], another: T) -> set[T]:
+    if isinstance(some, frozenset):
+        return {another}
+    some.add(another)
+    return some
 
 
 def _name_of(function: Callable[..., Any]) -> str:

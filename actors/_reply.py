@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import queue
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from actors._future import TrioFuture
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # type checkers bring it along; at run time Python's own will do
+
+    R = TypeVar("R", default=Any)
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 __all__ = ["Reply"]
 
 
-class Reply:
-    """Answers once, from any thread or task; may be handed to another task or actor.
+class Reply(Generic[R]):
+    """Answers once, from any thread or task; may be handed to another task or actor. A ``Reply[int]`` is set to
+    an int; a plain ``Reply`` to anything.
 
     A second answer raises ``queue.Full``. An answer that comes after the actor has stopped (its asker has been told) or
     after the asker has gone away is dropped. For a message that was told, not asked, every answer is dropped.
@@ -28,6 +38,10 @@ class Reply:
         """Nobody waits any more: the asker was cancelled, timed out, has its answer, or there never was one."""
         return self._future is None or self._future.abandoned or self._future.settled
 
+    @overload
+    def set(self: Reply[None]) -> None: ...
+    @overload
+    def set(self, value: R) -> None: ...
     def set(self, value: Any = None) -> None:
         self._answer(value, None)
 

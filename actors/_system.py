@@ -11,16 +11,20 @@ import contextvars
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
+from functools import partial
+from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple, cast, overload
 
-import pykka
 import trio
 
 from actors._actor import TrioActor
+from actors._cell import Cell, Keeper, nobody_claims
+from actors._dead_letters import DeadLetters
 from actors._deadlines import Deadlines
+from actors._doorbell import Doorbell
 from actors._errors import SystemNotRunning, WouldDeadlock, refuse_on_trio_thread
-from actors._life import Life
 from actors._ref import TrioActorRef
+from actors._registry import register
+from actors._statistics import SystemStatistics, Totals, of_system
 
 __all__ = ["ActorSystem"]
 
@@ -41,21 +45,24 @@ class ActorSystem:
 
     def __init__(self) -> None:
         self.deadlines = Deadlines()
+        self.dead_letters = DeadLetters()
+        self._ended = Totals()
         self._token = trio.lowlevel.current_trio_token()
+        self._doorbell = Doorbell() if Doorbell.works_here() else None
         self.thread = threading.get_ident()
         self._nursery: trio.Nursery | None = None
         self._ready = trio.Event()
         self._over = trio.Event()
         self._body = trio.CancelScope()
         self._closing = False
-        self._lives: dict[TrioActorRef[Any], Life] = {}  # in the order of their start
+        self._cells: dict[TrioActorRef[Any], Cell] = {}  # in the order of their start
         self._crashes: list[BaseException] = []
 
     # -- entering
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def run(cls, *, grace_s: float = GRACE_S) -> AsyncIterator[ActorSystem]:
+    async def run(cls, *, grace_s: float = GRACE_S) -> AsyncIterator[Self]:
         """A system in the running Trio program. Its tasks have ended when the block is left.
 
         Left in order, the actors are asked to stop, the last one started first, for at most ``grace_s`` seconds in all.
@@ -90,7 +97,7 @@ class ActorSystem:
 
     @classmethod
     @contextlib.contextmanager
-    def in_thread(cls, *, grace_s: float = GRACE_S, timeout_s: float = 10.0) -> Iterator[ActorSystem]:
+    def in_thread(cls, *, grace_s: float = GRACE_S, timeout_s: float = 10.0) -> Iterator[Self]:
         """A system on a Trio run in a background thread, for programs and tests that have none.
 
         Leaving asks the actors to stop as ``run()`` does, and raises what the run has crashed with. TimeoutError if it
@@ -98,7 +105,7 @@ class ActorSystem:
         """
         refuse_on_trio_thread("ActorSystem.in_thread()", "`async with ActorSystem.run()`")
         rig = _Rig(cls, grace_s)
-        system = rig.start(timeout_s)
+        system = cast("Self", rig.start(timeout_s))
         try:
             with system._entered():
                 yield system
@@ -134,22 +141,31 @@ class ActorSystem:
         Raises SystemNotRunning, also when the system is closing, and what the constructor raises.
         """
         self._check_running()
-        actor = self._construct(actor_class, *args, **kwargs)
-        ref = actor.actor_ref
-        life = actor._actor_life
-        life.bind(self)
-        self._lives[ref] = life
-        pykka.ActorRegistry.register(ref)
-        _logger.debug(f"Starting {actor}")
-        if self.on_thread():
-            self._launch(life)
-        elif not self.call_soon(self._launch, life):
-            life.bury()
-            raise SystemNotRunning("the run of this actor system is over")
-        return ref
+        with nobody_claims():
+            actor = self.construct(actor_class, *args, **kwargs)
+            self.admit(actor._actor_life.cell, None)
+        return actor.actor_ref
 
-    def _construct(self, actor_class: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
-        outer = _current.set(self)  # a constructor that starts actors starts them here
+    def admit(self, cell: Cell, keeper: Keeper | None) -> None:
+        """Start an actor that has just been constructed; ``keeper`` if it has a supervisor. Any thread.
+
+        Raises SystemNotRunning, and TypeError if it has been started before.
+        """
+        if cell.system is not None:
+            raise TypeError(f"{cell} has been started before; make a new actor each time")
+        cell.bind(self, keeper)
+        self._cells[cell.ref] = cell
+        register(cell.ref)
+        _logger.debug(f"Starting {cell}")
+        if self.on_thread():
+            self.launch(cell)
+        elif not self.call_soon(self.launch, cell):
+            cell.bury()
+            raise SystemNotRunning("the run of this actor system is over")
+
+    def construct(self, actor_class: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
+        """Call a class or factory so that actors started by it are started in this system."""
+        outer = _current.set(self)
         try:
             actor = actor_class(*args, **kwargs)
         finally:
@@ -159,12 +175,15 @@ class ActorSystem:
         )
         return actor
 
-    def _launch(self, life: Life) -> None:
+    def launch(self, cell: Cell) -> None:
+        """Give the instance of a cell its task. On the system's thread."""
         if self._over.is_set():
-            life.bury()
+            cell.bury()
         else:
+            life = cell.life
+            life.bind(self)
             outer = _current.set(self)  # for the task's context: what an actor starts, it starts in its own system
-            self.start_task(life.live, name=str(life))
+            self.start_task(life.live, name=str(cell))
             _current.reset(outer)
 
     def spawn(
@@ -207,6 +226,8 @@ class ActorSystem:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self.deadlines.run, name="deadlines of asks")
+                if self._doorbell is not None:
+                    self.start_task(self._doorbell.run, name="calls from other threads")
                 self._ready.set()
                 await self._over.wait()
                 self._nursery.cancel_scope.cancel()
@@ -216,9 +237,20 @@ class ActorSystem:
     def is_running(self) -> bool:
         return not self._closing
 
-    def refs(self) -> list[TrioActorRef[Any]]:
-        """The actors of this system that have not ended, in the order of their start."""
-        return list(self._lives)
+    @overload
+    def refs(self) -> list[TrioActorRef[Any]]: ...
+    @overload
+    def refs(self, actor_class: type[A]) -> list[TrioActorRef[A]]: ...
+    def refs(self, actor_class: type[Any] = TrioActor) -> list[TrioActorRef[Any]]:
+        """The actors of this system that have not ended, in the order of their start; of one class and its subclasses.
+
+        ``pykka.ActorRegistry`` has those of all systems in the process.
+        """
+        return [ref for ref in list(self._cells) if issubclass(ref.actor_class, actor_class)]
+
+    def statistics(self) -> SystemStatistics:
+        """What the actors of this system have done so far, those that have ended included. Any thread."""
+        return of_system(self._ended, [ref.actor_inbox for ref in self.refs()], self.dead_letters.counts)
 
     def on_thread(self) -> bool:
         """The caller is on the thread of this system's Trio run."""
@@ -226,6 +258,8 @@ class ActorSystem:
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> bool:
         """Have the Trio thread call ``function``; any thread. False if its run is over."""
+        if self._doorbell is not None and self._doorbell.ring(partial(function, *args) if args else function):
+            return True
         try:
             self._token.run_sync_soon(function, *args)
         except trio.RunFinishedError:
@@ -241,11 +275,12 @@ class ActorSystem:
     async def stop_all(self, *, grace_s: float = GRACE_S) -> None:
         """Ask the actors to stop, last started first, one by one; cancel who is left after ``grace_s`` seconds.
 
-        The system goes on and may start new ones. Not from within one of its actors: raises WouldDeadlock.
+        Children are stopped by their supervisors. The system goes on and may start new ones. Not from within one of its
+        actors: raises WouldDeadlock.
         """
         self._refuse_own_actor()
         with trio.move_on_after(grace_s) as grace:
-            for ref in reversed(self.refs()):
+            for ref in reversed(self._roots()):
                 ref.stop(block=False)
                 await ref.wait_stopped()
         if grace.cancelled_caught:
@@ -259,34 +294,45 @@ class ActorSystem:
         """Cancel in order; who is left after the grace, all at once."""
         self._closing = True
         with trio.move_on_after(grace_s) as grace:
-            while self._lives:
-                ref = next(reversed(self._lives))
-                ref.cancel()
-                await ref.wait_stopped()
+            while roots := self._roots():  # again for those that were started meanwhile
+                for ref in reversed(roots):
+                    ref.cancel()
+                    await ref.wait_stopped()
         if grace.cancelled_caught:
             await self._cancel_at_once()
 
     async def _cancel_at_once(self) -> None:
-        refs = self.refs()
+        refs = self._roots()
         for ref in refs:
             ref.cancel()
         for ref in refs:
             await ref.wait_stopped()
 
+    def _roots(self) -> list[TrioActorRef[Any]]:
+        # Children are stopped by their supervisors, also when these are cancelled.
+        return [ref for ref, cell in self._cells.items() if cell.keeper is None]
+
     def _refuse_own_actor(self) -> None:
         task = trio.lowlevel.current_task()
-        if any(ref.actor_inbox.receiver is task for ref in self._lives):
+        if any(ref.actor_inbox.receiver is task for ref in self._cells):
             raise WouldDeadlock("stop_all() by an actor of the system", "a task of the system: `system.spawn(...)`")
+
+    def actor_failed(self, ref: TrioActorRef[Any], error: BaseException) -> None:
+        """An actor has failed with what it was not asked for; called by its life, on this system's thread.
+
+        For a subclass that wants to know. Must not raise.
+        """
 
     def forget(self, ref: TrioActorRef[Any]) -> None:
         """The actor has ended; called by its life."""
-        self._lives.pop(ref, None)
+        if self._cells.pop(ref, None) is not None:
+            self._ended.add(ref.actor_inbox)
 
     def _bury_all(self) -> None:
         # Who was started from another thread too late to get a task. The registry is the process's, so leave nothing in
         # it.
-        for life in list(self._lives.values()):
-            life.bury()
+        for cell in list(self._cells.values()):
+            cell.bury()
 
     def _crash(self) -> BaseException:
         if len(self._crashes) == 1:

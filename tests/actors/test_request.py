@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import threading
 from typing import Any
@@ -281,6 +282,20 @@ async def test_ask_times_out_when_the_asker_lives_in_another_trio_run() -> None:
         gate.open.set()
         await wait_all_tasks_blocked()
         assert gate.handled == ["first"]
+
+
+async def test_handler_sees_the_context_of_its_actor_when_the_sender_has_set_another() -> None:
+    class Reader(TrioActor):
+        def on_receive(self, message: contextvars.ContextVar[str]) -> str:
+            return message.get()
+
+    variable = contextvars.ContextVar[str]("variable", default="unset")
+    variable.set("of the starter")
+    async with ActorSystem.run() as system:
+        ref = system.start(Reader)
+        variable.set("of the sender")
+        assert await ref.request(variable) == "of the starter"
+        assert await trio.to_thread.run_sync(lambda: ref.ask(variable, timeout=10)) == "of the starter"
 
 
 def test_blocking_ask_returns_the_answer_when_a_thread_asks() -> None:

@@ -1,4 +1,8 @@
-"""Where Pykka's way would hang, deadlock or forget somebody on Trio: one test for each trap that is known."""
+"""Where Pykka's way would hang, deadlock or forget somebody on Trio: one test for each trap that is known.
+
+More about most of them is elsewhere: futures in ``test_future``, bounds in ``test_inbox`` and ``test_inbox_policy``,
+the two checkers' view of the hooks in ``test_typing``.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,22 @@ from typing import Any
 import pykka
 import pytest
 import trio
-from pykka.messages import ProxyGetAttr, ProxySetAttr
+from pykka._envelope import Envelope
+from pykka.messages import ProxyGetAttr, ProxySetAttr, _ActorStop
 from trio.testing import wait_all_tasks_blocked
 
-from actors import ActorDeadError, ActorSystem, TrioActor, WouldDeadlock
+from actors import (
+    ActorDeadError,
+    ActorSystem,
+    ChildSpec,
+    InboxFull,
+    Supervisor,
+    TrioActor,
+    TrioFuture,
+    WhichChildren,
+    WouldDeadlock,
+    wait_for,
+)
 
 
 class Plain(TrioActor):
@@ -93,7 +109,78 @@ async def test_stop_can_be_awaited_when_it_does_not_block() -> None:
         assert pykka.ActorRegistry.stop_all(block=False) == []
 
 
+async def test_tasks_go_on_when_one_awaits_a_future() -> None:
+    """Pykka's way gives way once and then blocks; Trio does not know that yield at all."""
+    future: TrioFuture[int] = TrioFuture()
+
+    async def answer() -> None:
+        future.set(7)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        assert await future == 7
+
+
+async def test_tasks_go_on_when_one_awaits_what_combinators_made() -> None:
+    """Pykka's hooks for map, filter, join, reduce and stop block."""
+    source: TrioFuture[Any] = TrioFuture()
+    made = source.filter(bool).map(sorted).join(source.reduce(max), source.map(len))
+
+    async def answer() -> None:
+        source.set([2, 0, 1])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        assert await made == [[1, 2], 2, 3]
+
+
+async def test_threading_future_is_waited_for_with_wait_for_when_a_task_needs_it() -> None:
+    """Awaited as it is, it yields what Trio does not know."""
+    future: pykka.ThreadingFuture[int] = pykka.ThreadingFuture()
+    with pytest.raises(TypeError):
+        await future
+    future.set(7)
+    assert await wait_for(future) == 7
+
+
 # -- nobody waits for ever
+
+
+def test_pykka_itself_leaves_an_asker_waiting_when_a_handler_raises_a_base_exception() -> None:
+    """The trap as it is in Pykka; below, the same with us. Should this fail one day, Pykka has mended it."""
+
+    class Threaded(pykka.ThreadingActor):
+        def on_receive(self, message: Any) -> Any:
+            raise message
+
+    ref = Threaded.start()
+    with pytest.raises(pykka.Timeout):
+        ref.ask(GeneratorExit(), timeout=0.05)
+    assert not ref.is_alive()
+
+
+def test_pykka_itself_leaves_an_asker_waiting_when_the_put_comes_after_the_drain() -> None:
+    """The trap as it is in Pykka; below, the same with us."""
+    drained = threading.Event()
+
+    class Threaded(pykka.ThreadingActor):
+        def _actor_loop_teardown(self) -> None:
+            super()._actor_loop_teardown()
+            drained.set()
+
+    class Late:
+        """Puts for an asker who has looked at the stop flag, and puts only after the end."""
+
+        def put(self, envelope: Any) -> None:
+            inbox.put(Envelope(_ActorStop()))
+            assert drained.wait(10)
+            inbox.put(envelope)
+
+    ref = Threaded.start()
+    inbox, ref.actor_inbox = ref.actor_inbox, Late()  # type: ignore[assignment]  # as much of an inbox as this needs
+    with pytest.raises(pykka.Timeout):
+        ref.ask("late", timeout=0.05)
+    assert not ref.is_alive()
 
 
 async def test_stop_passes_when_the_inbox_is_full() -> None:
@@ -236,6 +323,63 @@ def test_thread_waiting_for_room_gets_actor_dead_error_when_the_actor_stops() ->
         ref.cancel()
         thread.join(10)
     assert len(errors) == 1
+
+
+async def test_inbox_is_bounded_when_a_sender_is_faster_than_its_actor() -> None:
+    async with ActorSystem.run() as system:
+        ref, _ = _started(system, Small)
+        ref.tell(trio.sleep_forever)
+        await wait_all_tasks_blocked()
+        for number in range(Small.inbox_capacity):
+            ref.tell(number)
+        with pytest.raises(InboxFull):
+            ref.tell("one too many")
+        assert ref.statistics().depth == Small.inbox_capacity
+        ref.cancel()
+
+
+async def test_message_is_skipped_when_its_asker_was_cancelled() -> None:
+    gate = trio.Event()
+    async with ActorSystem.run() as system:
+        ref, actor = _started(system)
+        ref.tell(gate.wait)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ref.request, "nobody waits for this")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        gate.set()
+        assert await ref.request("last") == "last"
+        assert actor.got == [gate.wait, "last"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
+def test_keyboard_interrupt_and_system_exit_come_out_of_the_block_when_a_handler_raises_them(
+    error: BaseException,
+) -> None:
+    def rig() -> None:
+        with ActorSystem.in_thread() as system:
+            others.append(system.start(Plain))
+            asked.append(_started(system)[0].ask(lambda: _raise(error), block=False))
+
+    asked: list[Any] = []
+    others: list[Any] = []
+    with pytest.raises(type(error)):
+        rig()
+    with pytest.raises(ActorDeadError):
+        asked[0].get(timeout=10)
+    assert not others[0].is_alive()
+
+
+async def test_ref_and_proxy_and_queued_messages_survive_when_a_supervisor_restarts_the_actor() -> None:
+    async with ActorSystem.run() as system:
+        supervisor = system.start(Supervisor, [ChildSpec("plain", Plain)])
+        (child,) = await supervisor.request(WhichChildren())
+        ref: Any = child.ref
+        proxy, urn = ref.proxy(), ref.actor_urn
+        ref.tell(lambda: _raise(LookupError()))
+        behind = ref.ask("behind the crash", block=False)
+        assert await behind == "behind the crash"
+        assert (await proxy.value, await proxy.actor_urn, ref.is_alive()) == (1, urn, True)
 
 
 # -- order, values, and what is left behind

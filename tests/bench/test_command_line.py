@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import leaves, parser, verb_of
+from bench.actors import ActorsOptions
 from bench.replay import ReplayOptions
 
 
@@ -18,6 +19,7 @@ def options(*words: str) -> tuple[object, ...]:
 def test_uses_the_defaults_when_nothing_is_said() -> None:
     assert options("replay") == (ReplayOptions(), None)
     assert options("crash") == (10, 1, None)
+    assert options("actors") == (ActorsOptions(), None)
 
 
 def test_passes_on_what_is_said_when_replaying() -> None:
@@ -39,6 +41,7 @@ def test_passes_on_what_is_said_when_replaying() -> None:
         "replay --limit 0",
         "replay --hosts 3",
         "crash --times x",
+        "actors --rounds 0",
         "",
         "fly",
     ],
