@@ -11,14 +11,15 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 import trio
 from attrs import define, frozen
 
 import arbstr
-from actors import ActorSystem, InboxFull
+from actors import ActorSystem, ChildSpec, InboxFull, Supervisor, TrioActorRef, WhichChildren
 from arbstr.accounts import Accounts, deposit_now, resolve_orphans
 from arbstr.config import Config, ProviderConfig
 from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
@@ -32,7 +33,10 @@ from arbstr.wire import ModelEntry, models_body
 logger = logging.getLogger("arbstr")
 
 HOUSEKEEPING_S = 5.0
-"""Between looks at leases and at actors that died."""
+"""Between looks at leases."""
+MAX_PROVIDER_CRASHES = 30
+"""Within ``CRASH_PERIOD_S``, of all provider actors together: more are no accident, and the program ends."""
+CRASH_PERIOD_S = 60.0
 RESERVE_TOKENS = 4_096
 """Bound on a completion of unstated length where no accounts say otherwise."""
 DEMO_DEPOSIT_MSAT = 100_000_000
@@ -107,8 +111,8 @@ class _Tree:
                 stream_cost_event=config.server.stream_cost_event,
             )
             requests = Requests(context)
-            keeper = _Keeper(system, directory, requests, accounts, {one.name: one for one in config.providers})
-            keeper.start_providers()
+            providers = await _supervise_providers(system, config.providers, directory)
+            keeper = _Keeper(providers, requests, accounts)
             gate = Gate()
             services = Services(
                 config=config.server,
@@ -173,27 +177,30 @@ async def _listen_to_signals(
                 told_to_stop.set()
 
 
+async def _supervise_providers(
+    system: ActorSystem, providers: Sequence[ProviderConfig], directory: Directory
+) -> TrioActorRef[Supervisor]:
+    """Start an actor for each provider. One that crashes is replaced, with a closed breaker and fresh statistics."""
+    children = [ChildSpec(one.name, partial(ProviderActor, one, directory)) for one in providers]
+    supervisor = system.start(Supervisor, children, intensity=MAX_PROVIDER_CRASHES, period_s=CRASH_PERIOD_S)
+    await supervisor.request(WhichChildren())  # answered when all of them have started
+    return supervisor
+
+
 @frozen
 class _Keeper:
-    """Housekeeping: leases are renewed and swept, provider actors that died are replaced."""
+    """Housekeeping: leases are renewed and swept."""
 
-    system: ActorSystem
-    directory: Directory
+    providers: TrioActorRef[Supervisor]
     requests: Requests
     accounts: Accounts | None
-    providers: Mapping[str, ProviderConfig]
-
-    def start_providers(self) -> None:
-        """Start an actor for each provider that has none; a new one begins with a closed breaker."""
-        listed = {view.name for view in self.directory.snapshot}
-        for name, provider in self.providers.items():
-            if name not in listed or not self.directory.ref(name).is_alive():
-                self.system.start(ProviderActor, provider, self.directory)
 
     async def run(self) -> None:
+        """Go on until cancelled. Raises RuntimeError when there is nobody left to send requests to."""
         while True:
             await trio.sleep(HOUSEKEEPING_S)
-            self.start_providers()
+            if not self.providers.is_alive():
+                raise RuntimeError("the provider actors crash faster than they can be restarted; the log says why")
             try:
                 self.requests.renew_leases()
                 if self.accounts is not None:

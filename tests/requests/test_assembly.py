@@ -15,10 +15,10 @@ import trio.testing
 from attrs import evolve
 
 from arbstr import assembly
-from arbstr.assembly import _Health, _Keeper, _listen_to_signals, _Models, _run, serve
+from arbstr.assembly import _Health, _Keeper, _listen_to_signals, _Models, _run, _supervise_providers, serve
 from arbstr.config import Config, DatabaseConfig, ProviderConfig, ServerConfig, VaultConfig
 from arbstr.edge import Gate
-from arbstr.providers import Acquire, BreakerState, Outcome, Permit, Report
+from arbstr.providers import Acquire, BreakerState, Describe, Outcome, Permit, Report
 from arbstr.requests import Caller
 from arbstr.store import Store
 from arbstr.units import Price
@@ -183,22 +183,33 @@ def test_the_program_says_why_and_returns_1_when_its_address_is_taken(
     assert f"cannot listen on 127.0.0.1:{port}" in last
 
 
-def keeper(world: World, *configs: ProviderConfig) -> _Keeper:
-    return _Keeper(world.system, world.directory, world.requests, world.accounts, {one.name: one for one in configs})
+async def keeper(world: World, *configs: ProviderConfig) -> _Keeper:
+    supervisor = await _supervise_providers(world.system, configs, world.directory)
+    return _Keeper(supervisor, world.requests, world.accounts)
 
 
-async def test_a_provider_gets_a_new_actor_when_its_actor_has_died(world: World) -> None:
+async def test_a_provider_starts_anew_under_its_old_ref_when_its_actor_has_crashed(world: World) -> None:
     one = ProviderConfig(name="a", url="mock://a", price=Price.of(1, 2))
-    keep = keeper(world, one)
-    keep.start_providers()
-    first = world.directory.ref("a")
-    keep.start_providers()
-    assert world.directory.ref("a") is first
-    await first.terminate()
-    assert world.directory.snapshot == ()
-    keep.start_providers()
-    assert world.directory.ref("a").is_alive()
+    await keeper(world, one)
+    ref = world.directory.ref("a")
+    await ref.request(Acquire("lost with the crash"))
+    ref.tell("nonsense")
+    assert (await ref.request(Describe())).in_flight == 0
+    assert world.directory.ref("a") is ref
     assert [view.name for view in world.directory.snapshot] == ["a"]
+
+
+async def test_the_program_ends_when_provider_actors_crash_faster_than_they_can_be_restarted(
+    world: World, clock: trio.testing.MockClock
+) -> None:
+    keep = await keeper(world, ProviderConfig(name="a", url="mock://a", price=Price.of(1, 2)))
+    for _ in range(assembly.MAX_PROVIDER_CRASHES + 1):
+        world.directory.ref("a").tell("nonsense")
+    await keep.providers.wait_stopped()
+    assert world.directory.snapshot == ()
+    clock.autojump_threshold = 0
+    with pytest.raises(RuntimeError, match="crash faster"):
+        await keep.run()
 
 
 async def test_leases_are_renewed_again_and_again_while_the_keeper_runs(
@@ -208,7 +219,7 @@ async def test_leases_are_renewed_again_and_again_while_the_keeper_runs(
     world.provider("a", streams(piece("one"), go, DONE))
     client = Client()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper(world).run)
+        nursery.start_soon((await keeper(world)).run)
         nursery.start_soon(world.stream, client)
         await world.until(lambda: bool(client.writes))
         for _ in range(2):
