@@ -116,7 +116,7 @@ class EdgeApp:
         # every word that is said after it, is beyond the cancellation.
         async with trio.open_nursery() as watch:
             with visit.scope:
-                request = await self._read_chat(exchange, caller)
+                request = await self._read_chat(exchange, visit, caller)
                 watch.start_soon(_cancel_when_gone, exchange, visit.scope)
                 answer = await self._services.chat(request, StreamResponder(exchange))
             watch.cancel_scope.cancel()
@@ -131,11 +131,12 @@ class EdgeApp:
         await exchange.finish()
         return None
 
-    async def _read_chat(self, exchange: Exchange, caller: Caller) -> ChatRequest:
+    async def _read_chat(self, exchange: Exchange, visit: Visit, caller: Caller) -> ChatRequest:
         headers, config = exchange.headers, self._services.config
         if not headers.is_json:
             raise UnsupportedMediaType("the body must be JSON: send the header content-type: application/json")
-        body = await exchange.read_body(config.max_body_bytes, config.body_timeout_s)
+        take_in = partial(self.gate.take_in, visit, limit=max(self._limits.body_bytes, config.max_body_bytes))
+        body = await exchange.read_body(config.max_body_bytes, config.body_timeout_s, take_in)
         parse: Callable[[], wire.ChatCall] = partial(wire.parse_chat, body)
         # The parser is pure: a thread that is left behind does no harm.
         large = len(body) > self._limits.parse_in_thread_bytes

@@ -48,8 +48,11 @@ class Exchange:
         self._body_read = not headers.has_body
         self._body_awaited = False
 
-    async def read_body(self, max_bytes: int, timeout_s: float) -> bytes:
-        """The whole body. Raises ``RequestTimeout``, ``ClientGone``, ``BodyTooLarge`` (at once if declared)."""
+    async def read_body(self, max_bytes: int, timeout_s: float, take_in: Callable[[int], None]) -> bytes:
+        """The whole body. Raises ``RequestTimeout``, ``ClientGone``, ``BodyTooLarge`` (at once if declared).
+
+        ``take_in`` is told the size of each part before it is kept, and may raise.
+        """
         self._body_awaited = True
         if (self.headers.content_length or 0) > max_bytes:
             raise _too_large(max_bytes)
@@ -61,6 +64,7 @@ class Exchange:
                 size += len(part)
                 if size > max_bytes:
                     raise _too_large(max_bytes)
+                take_in(len(part))
                 parts.append(part)
             return b"".join(parts)
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s; {size} bytes did")

@@ -21,6 +21,8 @@ class Visit:
     """It counts against the bound; a health check or a request that is being refused does not."""
     expired: bool = False
     """The scope was cancelled because the program stops."""
+    body_bytes: int = 0
+    """Of its body, in memory until it leaves."""
 
 
 class Gate:
@@ -29,6 +31,7 @@ class Gate:
     def __init__(self) -> None:
         self._visits: set[Visit] = set()
         self._in_flight = 0
+        self._body_bytes = 0
         self._draining = False
         self._empty = trio.Event()
         self._empty.set()
@@ -41,6 +44,11 @@ class Gate:
     def in_flight(self) -> int:
         """Requests that were admitted and have not left."""
         return self._in_flight
+
+    @property
+    def body_bytes(self) -> int:
+        """In memory, of the bodies of all who are inside."""
+        return self._body_bytes
 
     @property
     def occupied(self) -> bool:
@@ -64,9 +72,17 @@ class Gate:
         visit.admitted = True
         self._in_flight += 1
 
+    def take_in(self, visit: Visit, size: int, limit: int) -> None:
+        """Count ``size`` more bytes of a visit's body. Raises ``Overloaded`` when all together pass ``limit``."""
+        if self._body_bytes + size > limit:
+            raise Overloaded(f"the requests in flight hold {limit} bytes, which is the limit", retry_after_s=1)
+        visit.body_bytes += size
+        self._body_bytes += size
+
     def leave(self, visit: Visit) -> None:
         self._visits.remove(visit)
         self._in_flight -= visit.admitted
+        self._body_bytes -= visit.body_bytes
         if not self._visits:
             self._empty.set()
 

@@ -47,5 +47,7 @@ class Limits:
     """Larger bodies are parsed beside the event loop."""
     abort_after_s: float = 2.0
     """At shutdown, after the grace: how long the last words may take to reach clients that do not read."""
+    body_bytes: int = 512 << 20
+    """Bodies of all requests in flight together, or ``max_body_bytes`` if that is more: one must always fit."""
     connections: int = 10_000
     """Open connections at once; one more is closed unheard."""

@@ -212,3 +212,20 @@ async def test_get_with_a_body_is_answered_and_the_body_is_not_taken_for_a_reque
     client = await rig.client()
     await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nGET /" * 2)
     assert [(await client.answer("GET")).status for _ in range(2)] == [200, 200]
+
+
+async def test_503_when_all_bodies_together_are_more_than_memory_is_set_aside_for(start):
+    rig = await start(max_body_bytes=1024, limits=Limits(body_bytes=1500))
+    first, second = await rig.client(), await rig.client()
+    await first.post(HELLO, b"content-length: 1024")  # most of it never comes, and counts as far as it came
+    await first.send(b" " * (1000 - len(HELLO)))
+    with trio.fail_after(5):
+        while rig.gate.body_bytes < 1000:
+            await trio.lowlevel.checkpoint()
+    refused = await rig.chat(body=HELLO.ljust(1000))
+    assert (refused.status, refused.error["reason"]) == (503, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+    await first.send(b" " * 24)
+    assert (await first.answer()).status == 200
+    await second.post(HELLO.ljust(1000))
+    assert (await second.answer()).status == 200, "what has left takes no room"
