@@ -13,8 +13,10 @@ report later says how the provider was before the breaker opened, so it can neit
     half_open  --probe fails, or meets a rate limit-->             open
     half_open  --probe abandoned or its time is over-->            half_open, the next admission is the probe
 
-Rules that the table states in short:
+Rules that the table states in short, and one that it does not:
 
+* Faults count when they are in a row in the order of admission. One that is still under way ends the row: it may be
+  the success that comes late.
 * A fault reported while open or half-open by a stale ticket only adds to the count: the opening time is not moved,
   or requests that were under way when the provider died would shut it for as long as their slowest timeout.
 * A success reported by a stale ticket changes nothing, not even the count.
@@ -36,6 +38,9 @@ MIN_RATE_LIMIT_S: Final = 1.0
 
 MAX_RATE_LIMIT_S: Final = 600.0
 """A longer ``Retry-After`` is not believed: one odd answer must not remove a provider for a day."""
+
+_REMEMBERED: Final = 1_000
+"""Tickets that did not succeed; a row of faults is much shorter."""
 
 NO_TICKET: Final = 0
 """No admission ever has this number."""
@@ -122,7 +127,17 @@ class Breaker:
     successor of this breaker can be told apart from it.
     """
 
-    __slots__ = ("_failures", "_last_ticket", "_open_s", "_open_until", "_probe", "_stale_to", "_state", "_threshold")
+    __slots__ = (
+        "_decided",
+        "_failures",
+        "_last_ticket",
+        "_open_s",
+        "_open_until",
+        "_probe",
+        "_stale_to",
+        "_state",
+        "_threshold",
+    )
 
     def __init__(self, *, failures: int, open_s: float, first_ticket: int = NO_TICKET) -> None:
         if failures < 1:
@@ -137,6 +152,7 @@ class Breaker:
         self._probe: int | None = None
         self._last_ticket = first_ticket
         self._stale_to = first_ticket
+        self._decided: dict[int, bool] = {}  # tickets that did not succeed: whether by the provider's fault
 
     @property
     def state(self) -> BreakerState:
@@ -188,11 +204,13 @@ class Breaker:
             self._probe = None
         match _ON_REPORT[self._state, ticket <= self._stale_to].get(outcome, _Move.KEEP):
             case _Move.KEEP:
-                pass
+                if outcome is not Outcome.SUCCESS:
+                    self._note(ticket, fault=False)
             case _Move.RESET:
                 self._failures = 0
             case _Move.COUNT:
-                self._failures += 1
+                self._note(ticket, fault=True)
+                self._failures = self._in_a_row(ticket)
                 if self._failures >= self._threshold:
                     self._open(now + self._open_s)
             case _Move.TALLY:
@@ -216,7 +234,27 @@ class Breaker:
         """
         self._probe = None
 
+    def _note(self, ticket: int, *, fault: bool) -> None:
+        self._decided[ticket] = fault
+        if len(self._decided) > _REMEMBERED:
+            del self._decided[next(iter(self._decided))]
+
+    def _in_a_row(self, ticket: int) -> int:
+        """Faults next to each other in the order of admission, this one among them; neutral ones between do not count.
+
+        Not in the order of the reports: under load faults come back at once and successes late, so that the few faults
+        of a provider that is nearly always right would look like an unbroken row.
+        """
+        faults = 1
+        for step in (-1, 1):
+            neighbour = ticket + step
+            while neighbour in self._decided:
+                faults += self._decided[neighbour]
+                neighbour += step
+        return faults
+
     def _open(self, until: float) -> None:
+        self._decided.clear()
         self._state = BreakerState.OPEN
         self._open_until = until
         self._probe = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +59,38 @@ def test_neither_counts_nor_forgives_when_closed_and_the_outcome_is_not_the_prov
     for outcome in (FAULT, neutral):
         breaker.record(breaker.admit(0.0).ticket, outcome, 0.0)
     assert (breaker.state, breaker.failure_count) == (BreakerState.CLOSED, 1)
+
+
+def test_stays_closed_when_scattered_faults_come_back_before_the_successes_between_them() -> None:
+    breaker = Breaker(failures=3, open_s=30.0)
+    tickets = [breaker.admit(0.0).ticket for _ in range(100)]
+    for ticket in tickets[::2]:
+        breaker.record(ticket, FAULT, 0.1)
+    assert (breaker.state, breaker.failure_count) == (BreakerState.CLOSED, 1)
+    for ticket in tickets[1::2]:
+        breaker.record(ticket, SUCCESS, 5.0)
+    assert (breaker.state, breaker.failure_count) == (BreakerState.CLOSED, 0)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_opens_when_three_admitted_in_a_row_failed_in_whatever_order_they_report(order: tuple[int, ...]) -> None:
+    breaker = Breaker(failures=3, open_s=30.0)
+    _, *row, _ = [breaker.admit(0.0).ticket for _ in range(5)]
+    for index in order:
+        assert breaker.state is BreakerState.CLOSED
+        breaker.record(row[index], FAULT, 1.0)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_sees_past_neutral_outcomes_when_it_looks_for_a_row() -> None:
+    breaker = Breaker(failures=2, open_s=30.0)
+    first, neutral, last = (breaker.admit(0.0).ticket for _ in range(3))
+    breaker.record(first, FAULT, 0.0)
+    breaker.record(last, FAULT, 0.0)
+    assert breaker.state is BreakerState.CLOSED, "the one between may still succeed"
+    breaker.record(neutral, Outcome.CLIENT_FAULT, 0.0)
+    breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_refuses_at_once_with_the_time_left_when_open() -> None:
