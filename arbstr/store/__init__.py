@@ -21,6 +21,8 @@ from arbstr.store._errors import (
 from arbstr.store._ids import hash_token, new_hold_id, new_ulid
 from arbstr.store._journal import read_account, read_deposit, read_hold, read_open_holds
 from arbstr.store._queries import (
+    MAX_GROUPS,
+    Connection,
     GroupBy,
     RecordedUsage,
     RequestFilter,
@@ -37,6 +39,7 @@ from arbstr.store._queries import (
     known_models,
     known_providers,
     newest_id,
+    newest_requests,
     recorded_usage,
     requests_after,
     statistics_of,
@@ -63,6 +66,7 @@ from arbstr.store._values import (
 )
 
 __all__ = [
+    "MAX_GROUPS",
     "AccountChange",
     "AccountRow",
     "AgentRow",
@@ -70,6 +74,7 @@ __all__ = [
     "AuditEntry",
     "Change",
     "CheckReport",
+    "Connection",
     "DuplicateKey",
     "Durability",
     "GroupBy",
@@ -113,6 +118,7 @@ __all__ = [
     "new_hold_id",
     "new_ulid",
     "newest_id",
+    "newest_requests",
     "read_account",
     "read_deposit",
     "read_hold",

@@ -16,6 +16,9 @@ from attrs import evolve, field, frozen
 from arbstr.store._journal import ATTEMPT_COLUMNS, MAX_INTEGER, RECEIPT_COLUMNS, storable
 from arbstr.store._values import AttemptRow, ReceiptRow
 
+Connection = sqlite3.Connection
+"""What a query works on, by a name for rooms that have no business with sqlite3."""
+
 Sort = Literal["timestamp", "cost", "latency"]
 GroupBy = Literal["model", "tier", "provider", "agent", "policy"]
 
@@ -172,6 +175,15 @@ def find_requests(
     Sorted by time, the rows of a page and those before it are read; otherwise all rows of the range are sorted. At most
     ``MAX_PAGE`` rows come back; ``offset`` may be any number.
     """
+    rows = _page(db, wanted, sort, descending, limit, offset)
+    where, values = _where(wanted)
+    (total,) = db.execute(f"SELECT count(*) FROM receipts WHERE {where}", values).fetchone()  # noqa: S608 - constant names
+    return RequestPage(rows, total)
+
+
+def _page(
+    db: sqlite3.Connection, wanted: RequestFilter, sort: Sort, descending: bool, limit: int, offset: int
+) -> tuple[StoredReceipt, ...]:
     where, values = _where(wanted)
     direction = "DESC" if descending else "ASC"
     order = f"{_SORTS[sort]} {direction}, receipts.rowid {direction}"
@@ -181,8 +193,12 @@ def find_requests(
         f"JOIN receipts ON receipts.rowid = id ORDER BY {order}",
         [*values, max(0, min(limit, MAX_PAGE)), max(0, min(offset, MAX_INTEGER))],
     ).fetchall()
-    (total,) = db.execute(f"SELECT count(*) FROM receipts WHERE {where}", values).fetchone()  # noqa: S608 - constant names
-    return RequestPage(tuple(map(_stored, rows)), total)
+    return tuple(map(_stored, rows))
+
+
+def newest_requests(db: sqlite3.Connection, wanted: RequestFilter, *, limit: int) -> list[StoredReceipt]:
+    """The newest of them, newest first; what ``find_requests`` finds first, without counting the rest."""
+    return list(_page(db, wanted, "timestamp", True, limit, 0))
 
 
 def requests_after(db: sqlite3.Connection, wanted: RequestFilter, after_id: int, *, limit: int) -> list[StoredReceipt]:
