@@ -1,4 +1,5 @@
-"""The books on disk: SQLite in WAL mode, one writer thread with group commit, double-entry journal, audit chain.
+"""The books on disk: SQLite in WAL mode, one writer thread with group commit, double-entry journal, audit chain,
+and queries over the receipts.
 
 Knows rows and changes, not rules: who may spend what is decided in ``arbstr.accounts``. The only room that may import
 ``sqlite3`` and ``sqlite_utils``.
@@ -6,17 +7,43 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 
 from arbstr.store._errors import (
     DuplicateKey,
+    ReadTimedOut,
     Refused,
     StoreBusy,
     StoreError,
     StoreInUse,
     StoreTooNew,
+    StoreTooOld,
     StoreUnavailable,
     Unwritable,
     VersionConflict,
 )
 from arbstr.store._ids import hash_token, new_hold_id, new_ulid
 from arbstr.store._journal import read_account, read_deposit, read_hold, read_open_holds
+from arbstr.store._queries import (
+    MAX_GROUPS,
+    Connection,
+    GroupBy,
+    RecordedUsage,
+    RequestFilter,
+    RequestPage,
+    Sort,
+    Statistics,
+    StoredReceipt,
+    Totals,
+    find_receipt,
+    find_receipt_by_number,
+    find_requests,
+    is_known_model,
+    is_known_provider,
+    known_models,
+    known_providers,
+    newest_id,
+    newest_requests,
+    recorded_usage,
+    requests_after,
+    statistics_of,
+)
 from arbstr.store._store import Durability, Store, add_agent, read_tokens
 from arbstr.store._values import (
     AccountChange,
@@ -39,6 +66,7 @@ from arbstr.store._values import (
 )
 
 __all__ = [
+    "MAX_GROUPS",
     "AccountChange",
     "AccountRow",
     "AgentRow",
@@ -46,8 +74,10 @@ __all__ = [
     "AuditEntry",
     "Change",
     "CheckReport",
+    "Connection",
     "DuplicateKey",
     "Durability",
+    "GroupBy",
     "HoldChange",
     "HoldRenewal",
     "HoldRow",
@@ -55,25 +85,46 @@ __all__ = [
     "Ledger",
     "NewAgent",
     "Posting",
+    "ReadTimedOut",
     "ReceiptOnly",
     "ReceiptRow",
+    "RecordedUsage",
     "Refused",
+    "RequestFilter",
+    "RequestPage",
+    "Sort",
+    "Statistics",
     "Store",
     "StoreBusy",
     "StoreError",
     "StoreInUse",
     "StoreTooNew",
+    "StoreTooOld",
     "StoreUnavailable",
+    "StoredReceipt",
     "TokenRow",
+    "Totals",
     "Unwritable",
     "VersionConflict",
     "add_agent",
+    "find_receipt",
+    "find_receipt_by_number",
+    "find_requests",
     "hash_token",
+    "is_known_model",
+    "is_known_provider",
+    "known_models",
+    "known_providers",
     "new_hold_id",
     "new_ulid",
+    "newest_id",
+    "newest_requests",
     "read_account",
     "read_deposit",
     "read_hold",
     "read_open_holds",
     "read_tokens",
+    "recorded_usage",
+    "requests_after",
+    "statistics_of",
 ]
