@@ -16,6 +16,7 @@ from arbstr.providers._messages import (
     Shut,
 )
 from arbstr.providers._mock import MockProfile, MockTransport
+from arbstr.providers._models import DiscoveredModel, UndecodableModels, parse_models
 from arbstr.providers._recent import RecentCounts
 from arbstr.providers._transport import PooledTransport, build_transport
 from arbstr.providers._upstream import FailureKind, Upstream, UpstreamAnswer, UpstreamFailure
@@ -29,6 +30,7 @@ __all__ = [
     "Configure",
     "Describe",
     "Directory",
+    "DiscoveredModel",
     "FailureKind",
     "LatencyStats",
     "LatencySummary",
@@ -43,8 +45,10 @@ __all__ = [
     "Report",
     "Retire",
     "Shut",
+    "UndecodableModels",
     "Upstream",
     "UpstreamAnswer",
     "UpstreamFailure",
     "build_transport",
+    "parse_models",
 ]
