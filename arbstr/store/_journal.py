@@ -37,12 +37,12 @@ _HOLD_COLUMNS = (
     "hold_id, key, agent_id, amount_msat, state, model, provider, created_ns, lease_ns, extensions, evidence_msat, "
     "charged_msat, ended_ns, correlation_id"
 )
-_RECEIPT_COLUMNS = (
+RECEIPT_COLUMNS = (
     "request_id, agent_id, correlation_id, hold_id, started_ns, duration_us, model, provider, policy, stream, outcome, "
     "http_status, error, prompt_tokens, completion_tokens, estimated, expected_msat, cost_msat, saved_median_msat, "
-    "saved_dearest_msat, selection"
+    "saved_dearest_msat, selection, endpoint, tier, complexity_score, policy_header, cached_tokens, upstream_model"
 )
-_ATTEMPT_COLUMNS = "request_id, position, provider, started_ns, duration_us, ttfb_us, http_status, outcome, error"
+ATTEMPT_COLUMNS = "request_id, position, provider, started_ns, duration_us, ttfb_us, http_status, outcome, error"
 
 
 def _insert(table: str, columns: str, rows: int = 1) -> str:
@@ -54,8 +54,8 @@ _INSERT_TRANSACTION = _insert("transactions", "key, kind, agent_id, at_ns")
 _INSERT_POSTINGS = [_insert("postings", "transaction_id, agent_id, ledger, amount_msat", n) for n in range(7)]
 """By their number: one statement is half the price of as many as there are postings."""
 _INSERT_HOLD = _insert("holds", _HOLD_COLUMNS)
-_INSERT_RECEIPT = _insert("receipts", _RECEIPT_COLUMNS)
-_INSERT_ATTEMPT = _insert("attempts", _ATTEMPT_COLUMNS)
+_INSERT_RECEIPT = _insert("receipts", RECEIPT_COLUMNS)
+_INSERT_ATTEMPT = _insert("attempts", ATTEMPT_COLUMNS)
 _INSERT_AUDIT = _insert("audit", "sequence, at_ns, agent_id, action, details, previous_hash, hash")
 _UPDATE_ACCOUNT = (
     "UPDATE accounts SET version = ?, available_msat = ?, held_msat = ?, spent_msat = ?, deposited_msat = ?, "
@@ -232,6 +232,12 @@ class Journal:
                     receipt.saved_median_msat,
                     receipt.saved_dearest_msat,
                     receipt.selection,
+                    receipt.endpoint,
+                    receipt.tier,
+                    receipt.complexity_score,
+                    receipt.policy_header,
+                    receipt.cached_tokens,
+                    receipt.upstream_model,
                 ),
             )
         except sqlite3.IntegrityError:
@@ -264,7 +270,7 @@ class Journal:
         try:
             self._db.execute(statement, values)
         except (OverflowError, UnicodeEncodeError):
-            self._db.execute(statement, [_storable(value) for value in values])
+            self._db.execute(statement, [storable(value) for value in values])
 
     def append_audit(self, at_ns: int, agent_id: str, entry: AuditEntry) -> None:
         """Chain one more row to the audit log."""
@@ -280,7 +286,7 @@ class Journal:
         return (row[0], row[1]) if row else (0, GENESIS)
 
 
-def _storable(value: object) -> object:
+def storable(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int):
