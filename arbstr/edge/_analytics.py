@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from attrs import evolve, frozen
 
@@ -23,6 +23,7 @@ from arbstr.errors import DeadlineExceeded, InternalError, InvalidRequest, NotFo
 from arbstr.requests import Caller
 from arbstr.store import (
     AttemptRow,
+    Connection,
     GroupBy,
     ReadTimedOut,
     RequestFilter,
@@ -39,9 +40,6 @@ from arbstr.store import (
     statistics_of,
 )
 from arbstr.units import MSAT_PER_SAT
-
-if TYPE_CHECKING:
-    import sqlite3
 
 logger = logging.getLogger("arbstr.edge")
 
@@ -88,7 +86,7 @@ class Analytics:
         wanted = _filter_of(query, window)
         snapshot = self.services.providers()
 
-        def count(db: sqlite3.Connection) -> tuple[GroupBy | None, Statistics]:
+        def count(db: Connection) -> tuple[GroupBy | None, Statistics]:
             narrowed = _narrowed(db, wanted, query, caller, snapshot)
             group_by = _group_by(query)
             return group_by, statistics_of(db, narrowed, group_by)
@@ -105,7 +103,7 @@ class Analytics:
         wanted = evolve(_filter_of(query, window), success=success, streaming=streaming)
         snapshot = self.services.providers()
 
-        def find(db: sqlite3.Connection) -> dict[str, object]:
+        def find(db: Connection) -> dict[str, object]:
             narrowed = _narrowed(db, wanted, query, caller, snapshot)
             sort = SORTS[query.choice("sort", tuple(SORTS), "timestamp", any_case=False)]
             descending = query.choice("order", ("asc", "desc"), "desc") == "desc"
@@ -131,7 +129,7 @@ class Analytics:
             raise NotFound(f"Not found: no request {request_id[:MAX_REQUEST_ID]!r} is on record")
         return wire.dumps(_receipt(found))
 
-    async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, function: Callable[[Connection], T]) -> T:
         try:
             return await self.services.read(function)
         except ReadTimedOut as error:
@@ -145,9 +143,7 @@ def _filter_of(query: Query, window: Window) -> RequestFilter:
     return RequestFilter(window.since_ns, window.until_ns, query.text("model"), query.text("provider"))
 
 
-def _narrowed(
-    db: sqlite3.Connection, wanted: RequestFilter, query: Query, caller: Caller, snapshot: Snapshot
-) -> RequestFilter:
+def _narrowed(db: Connection, wanted: RequestFilter, query: Query, caller: Caller, snapshot: Snapshot) -> RequestFilter:
     """The filter with the agent in it. Raises NotFound for names that neither the providers nor the log know."""
     if caller.role == "agent":
         wanted = evolve(wanted, agent_id=caller.agent_id)
@@ -174,7 +170,7 @@ def _folded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass").lower()  # of bytes: ASCII letters only
 
 
-def _agent_id(db: sqlite3.Connection, agent: str, caller: Caller) -> str:
+def _agent_id(db: Connection, agent: str, caller: Caller) -> str:
     """Raises PermissionRefused when an agent names another one, NotFound when nobody is called so."""
     if caller.role == "agent":
         if agent in (caller.agent_id, caller.name):
@@ -310,9 +306,7 @@ def _receipt(stored: StoredReceipt) -> dict[str, object]:
         **_entry(stored),
         "object": "arbstr.receipt",
         "strategy": selection.get("strategy"),
-        "candidates": [
-            {"provider": one[0], "expected_cost_msat": one[1]} for one in selection.get("candidates", ())
-        ],
+        "candidates": [{"provider": one[0], "expected_cost_msat": one[1]} for one in selection.get("candidates", ())],
         "left_out": [{"provider": one[0], "reason": one[1]} for one in selection.get("left_out", ())],
         "attempts": [_attempt(attempt) for attempt in stored.receipt.attempts],
     }

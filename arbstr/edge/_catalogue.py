@@ -6,7 +6,6 @@ Pure but for a cache: a snapshot is immutable, so its list of models is made onc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from math import ceil
 
 from attrs import define, field
@@ -86,8 +85,8 @@ def _offer(view: ProviderView, model: Model) -> ModelOffer:
 # Health
 
 
-def health_of(snapshot: Snapshot) -> tuple[int, bytes]:
-    """Status and body: 200 while one provider can be tried, 503 when all circuits are open (contract section 4.10)."""
+def health_of(snapshot: Snapshot) -> tuple[bytes, int]:
+    """Body and status: 200 while one provider can be tried, 503 when all circuits are open (contract section 4.10)."""
     states = [view.breaker_state for view in snapshot]
     if states and all(state is BreakerState.OPEN for state in states):
         status, code = "unhealthy", 503
@@ -99,7 +98,7 @@ def health_of(snapshot: Snapshot) -> tuple[int, bytes]:
         view.name: {"state": view.breaker_state, "failure_count": view.failure_count, "tier": view.tier}
         for view in snapshot
     }
-    return code, wire.dumps({"status": status, "providers": providers})
+    return wire.dumps({"status": status, "providers": providers}), code
 
 
 # Providers
@@ -156,12 +155,12 @@ def _provider(view: ProviderView, now: float, *, operator: bool) -> dict[str, ob
 
 def rates(price: Price | None) -> dict[str, float | None]:
     """A price in the predecessor's unit, as the numbers it gave; the exact ones are in ``pricing``."""
-    return {
-        "input_rate_sats_per_1m": _number(price and price.input_rate_sats(RATE_UNIT)),
-        "output_rate_sats_per_1m": _number(price and price.output_rate_sats(RATE_UNIT)),
-        "base_fee_sats": _number(price and price.base_fee_msat / MSAT_PER_SAT),
-    }
-
-
-def _number(value: Fraction | None) -> float | None:
-    return None if value is None else float(value)
+    known: tuple[float | None, ...] = (None, None, None)
+    if price is not None:
+        exact = (
+            price.input_rate_sats(RATE_UNIT),
+            price.output_rate_sats(RATE_UNIT),
+            price.base_fee_msat / MSAT_PER_SAT,
+        )
+        known = tuple(map(float, exact))
+    return dict(zip(("input_rate_sats_per_1m", "output_rate_sats_per_1m", "base_fee_sats"), known, strict=True))

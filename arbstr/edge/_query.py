@@ -23,7 +23,7 @@ _MAX_NS: Final = 2**63 - 1
 """What the store can hold: times from 1677 to 2262. Others are moved to the nearer end."""
 _MAX_NUMBER: Final = 2**32 - 1
 
-_RANGES: Final = {"last_1h": 3_600, "last_24h": 86_400, "last_7d": 604_800, "last_30d": 2_592_000}
+RANGES: Final = {"last_1h": 3_600, "last_24h": 86_400, "last_7d": 604_800, "last_30d": 2_592_000}
 """Seconds."""
 
 _timestamp = re.compile(
@@ -100,10 +100,10 @@ class Query:
         until_ns = self._read("until", _ns_of, "a time like 2026-01-31T12:00:00Z (RFC 3339)")
         if since_ns is None:
             name = self._values.get("range", "last_7d")
-            if name not in _RANGES:
-                message = f"range must not be {name[:40]!r}. Valid options: {', '.join(_RANGES)}"
+            if name not in RANGES:
+                message = f"range must not be {name[:40]!r}. Valid options: {', '.join(RANGES)}"
                 raise _refusal(message, "range")
-            since_ns = now_ns - _RANGES[name] * _SECOND_NS
+            since_ns = now_ns - RANGES[name] * _SECOND_NS
         return Window(since_ns, now_ns if until_ns is None else until_ns)
 
 

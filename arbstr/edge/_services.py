@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from attrs import define, frozen
 
@@ -11,9 +11,7 @@ from arbstr.config import ServerConfig
 from arbstr.edge._catalogue import NO_FEED, Snapshot
 from arbstr.edge._quote import Quote
 from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
-
-if TYPE_CHECKING:
-    import sqlite3
+from arbstr.store import Connection
 
 T = TypeVar("T")
 
@@ -23,7 +21,7 @@ HeaderTuple = tuple[tuple[bytes, bytes], ...]
 class Reader(Protocol):
     """``Store.read``: a function over a read-only connection, run off the event loop. Raises StoreError."""
 
-    async def __call__(self, function: Callable[[sqlite3.Connection], T]) -> T: ...
+    async def __call__(self, function: Callable[[Connection], T]) -> T: ...
 
 
 @define

@@ -9,7 +9,7 @@ from arbstr.wire._errors import error_body, error_event
 from arbstr.wire._json import dumps, with_member
 from arbstr.wire._models import ModelEntry, ModelOffer, exact_text, model_body, models_body, pricing
 from arbstr.wire._sse import DONE, EventTooLarge, SSEEvent, SSEReader, sse_event
-from arbstr.wire._texts import parse_completion, parse_embeddings
+from arbstr.wire._texts import parse_any, parse_completion, parse_embeddings
 from arbstr.wire._usage import ChunkFacts, Usage, observe_chunk, usage_of, with_usage_extra
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "model_body",
     "models_body",
     "observe_chunk",
+    "parse_any",
     "parse_chat",
     "parse_completion",
     "parse_embeddings",

@@ -21,6 +21,7 @@ from arbstr.wire._call import (
     unprocessable,
     usage_option,
 )
+from arbstr.wire._chat import parse_chat
 from arbstr.wire._json import utf8_len
 
 _READ_BY_COMPLETIONS = frozenset(
@@ -81,6 +82,21 @@ def parse_embeddings(body: bytes) -> ModelCall:
         Endpoint.EMBEDDINGS,
         places=(read.model_place(), (0, 0, b"")),  # never a stream: usage comes unasked
     )
+
+
+@parser
+def parse_any(body: bytes) -> ModelCall:
+    """Read a request to any of the endpoints, told by its members: ``messages``, else ``input``, else ``prompt``.
+
+    Raises InvalidRequest as ``parse_chat`` does.
+    """
+    members = read_body(body, frozenset()).members
+    if "messages" not in members:
+        if "input" in members:
+            return parse_embeddings(body)
+        if "prompt" in members:
+            return parse_completion(body)
+    return parse_chat(body)
 
 
 @frozen
