@@ -6,17 +6,15 @@ can need it any more: the edge lets requests end, accounts answer their last mes
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 import trio
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 import arbstr
 from actors import ActorSystem, ChildSpec, InboxFull, Supervisor, TrioActorRef, WhichChildren
@@ -24,12 +22,11 @@ from arbstr.accounts import Accounts, deposit_now, resolve_orphans
 from arbstr.config import Config, ProviderConfig
 from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
-from arbstr.providers import BreakerState, Directory, ProviderActor, ProviderView, Upstream
-from arbstr.requests import Authenticator, Caller, RequestContext, Requests
-from arbstr.routing import Router
+from arbstr.providers import Directory, ProviderActor, Upstream
+from arbstr.requests import Authenticator, Caller, ModelRequest, RequestContext, Requests
+from arbstr.routing import Demand, Router, Selection
 from arbstr.store import NewAgent, Store, StoreError, TokenRow
-from arbstr.units import Price, format_sats
-from arbstr.wire import ModelEntry, models_body
+from arbstr.units import format_sats
 
 logger = logging.getLogger("arbstr")
 
@@ -118,8 +115,9 @@ class _Tree:
                 config=config.server,
                 authenticate=Authenticator(config.server, accounts, self._demo_caller()),
                 answer=requests.answer,
-                models=_Models(directory),
-                health=_Health(directory),
+                quote=partial(_quote, context),
+                providers=lambda: directory.snapshot,
+                read=self.store.read,
             )
             async with trio.open_nursery() as nursery:
                 told_to_stop: trio.Event = await nursery.start(_listen_to_signals, context, gate)
@@ -224,59 +222,17 @@ def _demo_agent(store: Store) -> NewAgent:
     return agent
 
 
-@define(eq=False)
-class _Models:
-    """The body of ``GET /v1/models``, made anew when a provider has changed."""
-
-    directory: Directory
-    _shown: tuple[ProviderView, ...] = ()
-    _body: bytes = models_body(())
-    _created: int = int(time.time())
-
-    def __call__(self, caller: Caller) -> bytes:
-        snapshot = self.directory.snapshot
-        if snapshot is not self._shown:
-            self._shown, self._body = snapshot, models_body(self._entries(snapshot))
-        return self._body
-
-    def _entries(self, snapshot: tuple[ProviderView, ...]) -> list[ModelEntry]:
-        served: dict[str, list[ProviderView]] = {}
-        for view in snapshot:
-            for model in view.models:
-                served.setdefault(model.id, []).append(view)
-        return [self._entry(model, views) for model, views in served.items()]
-
-    def _entry(self, model: str, views: list[ProviderView]) -> ModelEntry:
-        prices: list[Price] = [view.price for view in views if view.price is not None]
-        return ModelEntry(
-            id=model,
-            created=self._created,
-            owned_by="arbstr",
-            providers=tuple(view.name for view in views),
-            price=min(prices, key=lambda price: price.cost_msat(1_000_000, 1_000_000), default=None),
-        )
-
-
 @frozen
-class _Health:
-    """``GET /health``: 200 while at least one provider can be tried, 503 when all circuits are open (section 4.10)."""
+class _Quote:
+    selection: Selection
+    demand: Demand
 
-    directory: Directory
 
-    def __call__(self) -> tuple[int, bytes]:
-        views = self.directory.snapshot
-        states = [view.breaker_state for view in views]
-        if states and all(state is BreakerState.OPEN for state in states):
-            status, code = "unhealthy", 503
-        elif any(state is not BreakerState.CLOSED for state in states):
-            status, code = "degraded", 200
-        else:
-            status, code = "ok", 200
-        providers = {
-            view.name: {"state": view.breaker_state, "failure_count": view.failure_count, "tier": view.tier}
-            for view in views
-        }
-        return code, json.dumps({"status": status, "providers": providers}).encode()
+def _quote(context: RequestContext, request: ModelRequest) -> _Quote:
+    """What would be chosen for a request, were every circuit closed and nobody busy (contract section 4.7)."""
+    demand = context.router.demand(request.call, policy=request.policy, complexity=request.complexity)
+    offers = [evolve(offer, open_until=None, probing=False, busy=False) for offer in context.offers()]
+    return _Quote(context.router.select(demand, offers, now=trio.current_time()), demand)
 
 
 def _log_to_stderr(level: str) -> None:

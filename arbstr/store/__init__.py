@@ -5,6 +5,8 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
+from sqlite3 import Connection
+
 from arbstr.store._errors import (
     DuplicateKey,
     ReadTimedOut,

@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from attrs import frozen
 
-from arbstr.wire._chat import MAX_TOKEN_COUNT
+from arbstr.wire._call import MAX_TOKEN_COUNT
 from arbstr.wire._json import (
     LENIENT,
     TooManyMembers,
@@ -55,12 +55,15 @@ def usage_of(obj: Mapping[str, object]) -> Usage | None:
     """The ``usage`` of a decoded answer or chunk.
 
     None unless it holds both counts as integers from 0 to ``MAX_TOKEN_COUNT`` (a boolean is none): a count that no
-    model can have is worth as much as none.
+    model can have is worth as much as none. Only embeddings, which are told by their ``data`` in place of ``choices``,
+    have no completion to count.
     """
     usage = obj.get("usage")
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if completion is None and isinstance(obj.get("data"), list) and "choices" not in obj:
+        completion = 0
     if not _is_count(prompt) or not _is_count(completion):
         return None
     details = usage.get("prompt_tokens_details")
