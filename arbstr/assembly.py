@@ -26,6 +26,7 @@ from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.providers import BreakerState, Directory, ProviderActor, ProviderView, Upstream
 from arbstr.requests import Authenticator, Caller, RequestContext, Requests
+from arbstr.routing import Router
 from arbstr.store import NewAgent, Store, StoreError, TokenRow
 from arbstr.units import Price, format_sats
 from arbstr.wire import ModelEntry, models_body
@@ -104,10 +105,9 @@ class _Tree:
                 system=system,
                 directory=directory,
                 upstreams=upstreams,
-                policies=config.policies,
+                router=self._router(),
                 store=self.store,
                 accounts=accounts,
-                default_reserve_tokens=config.vault.default_reserve_tokens if config.vault else RESERVE_TOKENS,
                 stream_cost_event=config.server.stream_cost_event,
             )
             requests = Requests(context)
@@ -117,7 +117,7 @@ class _Tree:
             services = Services(
                 config=config.server,
                 authenticate=Authenticator(config.server, accounts, self._demo_caller()),
-                chat=requests.chat,
+                answer=requests.answer,
                 models=_Models(directory),
                 health=_Health(directory),
             )
@@ -139,6 +139,15 @@ class _Tree:
         if vault is None:
             return None
         return Accounts(system, self.store, self.tokens, hold_lease_s=vault.hold_lease_s)
+
+    def _router(self) -> Router:
+        config = self.config
+        return Router(
+            policies=config.policies,
+            routing=config.routing,
+            aliases=config.aliases,
+            default_reserve_tokens=config.vault.default_reserve_tokens if config.vault else RESERVE_TOKENS,
+        )
 
     def _demo_caller(self) -> Caller | None:
         return Caller(self.demo.agent_id, "agent", self.demo.name) if self.demo else None
@@ -234,7 +243,7 @@ class _Models:
         served: dict[str, list[ProviderView]] = {}
         for view in snapshot:
             for model in view.models:
-                served.setdefault(model, []).append(view)
+                served.setdefault(model.id, []).append(view)
         return [self._entry(model, views) for model, views in served.items()]
 
     def _entry(self, model: str, views: list[ProviderView]) -> ModelEntry:

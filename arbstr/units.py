@@ -34,14 +34,20 @@ def _exact(value: int | Decimal | Fraction) -> Fraction:
 class Price:
     """What one provider asks for one model, as exact integers over a common denominator.
 
-    ``cost_msat(p, c)`` is ``ceil((p * prompt + c * completion + base) / denominator)`` msat. Build it with
-    ``Price.of``; the fields are the already multiplied out numerators.
+    ``cost_msat(p, c)`` is ``ceil((p * prompt + c * completion + base) / denominator)`` msat, where prompt tokens that
+    the provider had cached cost ``cached`` instead of ``prompt``. Build it with ``Price.of``; the fields are the
+    already multiplied out numerators.
     """
 
     prompt: int = field()
     completion: int = field()
     base: int = field()
     denominator: int = field()
+    cached: int = field()
+
+    @cached.default
+    def _as_prompt(self) -> int:
+        return self.prompt
 
     @classmethod
     def of(
@@ -50,27 +56,36 @@ class Price:
         output_rate: int | Decimal | Fraction,
         base_fee: int | Decimal | Fraction = 0,
         *,
+        cached_input_rate: int | Decimal | Fraction | None = None,
         unit: str = "sats_per_1k_tokens",
     ) -> Self:
         """Make a price from rates in sats per ``unit`` and a base fee in sats per request.
+
+        ``cached_input_rate`` is for prompt tokens that the provider had cached; without one they cost ``input_rate``.
 
         Raises ValueError for a negative or non-finite number and for an unknown unit.
         """
         if unit not in RATE_UNITS:
             raise ValueError(f"unknown rate unit {unit!r}; one of {', '.join(RATE_UNITS)}")
         try:
-            prompt, completion = (_exact(rate) * MSAT_PER_SAT / RATE_UNITS[unit] for rate in (input_rate, output_rate))
+            rates = (input_rate, output_rate, input_rate if cached_input_rate is None else cached_input_rate)
+            prompt, completion, cached = (_exact(rate) * MSAT_PER_SAT / RATE_UNITS[unit] for rate in rates)
             base = _exact(base_fee) * MSAT_PER_SAT
         except (ValueError, OverflowError) as error:  # Fraction(Decimal("nan")) and ("inf")
             raise ValueError(f"a rate must be a finite number: {error}") from None
-        if min(prompt, completion, base) < 0:
+        if min(prompt, completion, base, cached) < 0:
             raise ValueError("a rate and a base fee must not be negative")
-        denominator = lcm(prompt.denominator, completion.denominator, base.denominator)
-        return cls(int(prompt * denominator), int(completion * denominator), int(base * denominator), denominator)
+        scale = lcm(prompt.denominator, completion.denominator, base.denominator, cached.denominator)
+        return cls(int(prompt * scale), int(completion * scale), int(base * scale), scale, int(cached * scale))
 
-    def cost_msat(self, prompt_tokens: int, completion_tokens: int) -> Msat:
-        """Cost of a request with these token counts, rounded up to 1 msat."""
+    def cost_msat(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Msat:
+        """Cost of a request with these token counts, rounded up to 1 msat.
+
+        ``cached_tokens`` of the prompt tokens were cached; it must not be more than there are.
+        """
         exact = prompt_tokens * self.prompt + completion_tokens * self.completion + self.base
+        if cached_tokens:
+            exact += cached_tokens * (self.cached - self.prompt)
         return Msat(-(-exact // self.denominator))
 
     def output_rate_sats(self, unit: str) -> Fraction:
@@ -80,6 +95,10 @@ class Price:
     def input_rate_sats(self, unit: str) -> Fraction:
         """The prompt rate in sats per ``unit``, exact."""
         return Fraction(self.prompt * RATE_UNITS[unit], self.denominator * MSAT_PER_SAT)
+
+    def cached_input_rate_sats(self, unit: str) -> Fraction:
+        """The rate of cached prompt tokens in sats per ``unit``, exact."""
+        return Fraction(self.cached * RATE_UNITS[unit], self.denominator * MSAT_PER_SAT)
 
     @property
     def base_fee_msat(self) -> Fraction:

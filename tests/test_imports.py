@@ -28,6 +28,7 @@ ROOMS: tuple[frozenset[str], ...] = tuple(
         "market",
         "quality",
         "requests",
+        "telemetry",
         "edge",
         "assembly",
         "sim",
@@ -47,6 +48,9 @@ LIBRARY_ROOMS = {
     "sqlite3": frozenset(("store",)),
     "sqlite_utils": frozenset(("store",)),
     "trio_websocket": frozenset(("market",)),
+    "prometheus_client": frozenset(("telemetry",)),
+    "structlog": frozenset(("telemetry",)),
+    "opentelemetry": frozenset(("telemetry",)),
 }
 
 ACTORS_MAY_IMPORT = sys.stdlib_module_names | {"trio", "pykka", "actors"}
@@ -192,7 +196,7 @@ def test_no_arrow_points_up_when_all_files_of_the_project_are_read() -> None:
         pytest.param("arbstr/units.py", "import arbstr.errors", id="units to errors"),
         pytest.param("arbstr/errors.py", "from . import units", id="errors to units"),
         pytest.param("arbstr/secrets.py", "import actors", id="secrets to actors"),
-        pytest.param("arbstr/__init__.py", "from arbstr.wire import ChatCall", id="facade to a room"),
+        pytest.param("arbstr/__init__.py", "from arbstr.wire import ModelCall", id="facade to a room"),
         pytest.param("actors/_ref.py", "import arbstr", id="actors to the facade"),
         pytest.param("actors/_ref.py", "from arbstr.units import Msat", id="actors to the words"),
         pytest.param("actors/_ref.py", "import attrs", id="actors to a library"),
@@ -215,7 +219,7 @@ def test_an_arrow_is_reported_when_it_is_bad(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        pytest.param("arbstr/config/_load.py", "from arbstr.wire import ChatCall", id="room above"),
+        pytest.param("arbstr/config/_load.py", "from arbstr.wire import ModelCall", id="room above"),
         pytest.param("arbstr/wire/_chat.py", "from arbstr.wire._json import dumps", id="own room"),
         pytest.param("arbstr/wire/_chat.py", "from . import _json", id="own room, relative"),
         pytest.param("arbstr/wire/__init__.py", "from ._json import dumps", id="own package, relative"),

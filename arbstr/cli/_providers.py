@@ -29,14 +29,14 @@ def run(arguments: Namespace) -> int:
 
 
 def _cells(provider: ProviderConfig) -> tuple[str, ...]:
-    models = ", ".join(provider.models) or "any"
+    models = ", ".join(model.id for model in provider.models) or "any"
     return (provider.name, provider.url, models, provider.tier, _rates(provider), _base_fee(provider), _key(provider))
 
 
 def _print_block(provider: ProviderConfig) -> None:
     print(f"\n  {provider.name} ({provider.url})")
     if provider.models:
-        print(f"    Models: {', '.join(provider.models)}")
+        print(f"    Models: {', '.join(model.id for model in provider.models)}")
     print(f"    Rates: {_rates(provider)}")
     if fee := _base_fee(provider):
         print(f"    Base fee: {fee}")

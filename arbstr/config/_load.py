@@ -30,15 +30,24 @@ from arbstr.config._sanity import (
     shared_variable_warnings,
 )
 from arbstr.config._schema import (
+    AgentLimit,
+    ComplexityWeights,
     Config,
     DatabaseConfig,
+    DiscoveryConfig,
+    Limit,
+    LimitsConfig,
     LoggingConfig,
+    Model,
     PoliciesConfig,
     PolicyRule,
     ProviderConfig,
+    RoutingConfig,
     ServerConfig,
     Strategy,
+    TelemetryConfig,
     Tier,
+    TokenstatsConfig,
     VaultConfig,
 )
 from arbstr.secrets import Secret
@@ -97,7 +106,8 @@ def _number(value: object) -> int | Decimal:
     return value
 
 
-def _seconds(value: object) -> float:
+def _float(value: object) -> float:
+    """A duration, share or weight: nothing that is paid for."""
     try:
         return float(_number(value))
     except OverflowError:
@@ -148,55 +158,110 @@ def _unit(value: object) -> str:
 _SERVER: dict[str, Reader] = {
     "listen": _text,
     "max_body_bytes": _integer,
-    "body_timeout_s": _seconds,
+    "body_timeout_s": _float,
     "max_requests": _integer,
-    "shutdown_grace_s": _seconds,
+    "shutdown_grace_s": _float,
     "stream_cost_event": _flag,
+    "heartbeat_s": _float,
+    "rate_limit_rps": _integer,
 }
 _SERVER_SECRETS = ("auth_token", "admin_token")
 _DATABASE: dict[str, Reader] = {"path": _path, "durability": _text}
-_VAULT: dict[str, Reader] = {"default_reserve_tokens": _integer, "hold_lease_s": _seconds}
+_VAULT: dict[str, Reader] = {"default_reserve_tokens": _integer, "hold_lease_s": _float}
 _PROVIDER: dict[str, Reader] = {
     "name": _text,
     "url": _text,
-    "models": _texts,
     "tier": _word(Tier),
-    "connect_timeout_s": _seconds,
-    "first_byte_timeout_s": _seconds,
-    "idle_timeout_s": _seconds,
-    "total_timeout_s": _seconds,
+    "connect_timeout_s": _float,
+    "first_byte_timeout_s": _float,
+    "idle_timeout_s": _float,
+    "total_timeout_s": _float,
     "max_concurrent": _integer,
     "breaker_failures": _integer,
-    "breaker_open_s": _seconds,
+    "breaker_open_s": _float,
+    "breaker_denied_open_s": _float,
+    "probe_interval_s": _float,
+    "on_disconnect": _text,
+    "weight": _integer,
+    "auto_discover": _flag,
 }
-_PRICES = ("input_rate", "output_rate", "base_fee", "rate_unit")
+_MODEL: dict[str, Reader] = {
+    "id": _text,
+    "upstream_id": _text,
+    "context_tokens": _integer,
+    "max_output_tokens": _integer,
+}
+_RATES = ("input_rate", "output_rate", "cached_input_rate", "base_fee")
 _POLICIES = ("default", "default_strategy", "rules")
 _RULE: dict[str, Reader] = {"name": _text, "allowed_models": _texts, "strategy": _strategy, "keywords": _texts}
 _CAPS = {"max_sats_per_1k_output": 1, "max_sats_per_1m_output": 1_000}
 """Price caps and how many times 1,000 tokens each is for."""
-_LOGGING: dict[str, Reader] = {"level": _text}
+_ROUTING: dict[str, Reader] = {
+    "complexity_threshold_low": _float,
+    "complexity_threshold_high": _float,
+    "enforce_tier": _flag,
+    "extra_keywords": _texts,
+    "retries": _integer,
+    "backoff_s": _float,
+    "deadline_s": _float,
+}
+_WEIGHTS: dict[str, Reader] = {field.name: _float for field in attrs.fields(ComplexityWeights)}
+_LIMIT: dict[str, Reader] = {field.name: _integer for field in attrs.fields(Limit)}
+_DISCOVERY: dict[str, Reader] = {"interval_s": _float, "timeout_s": _float}
+_TOKENSTATS: dict[str, Reader] = {
+    "url": _text,
+    "poll_interval_secs": _float,
+    "min_reliability": _float,
+    "stale_after_secs": _float,
+    "blend_ratio": _float,
+    "source": _text,
+    "price_factor": _float,
+}
+_LOGGING: dict[str, Reader] = {"level": _text, "format": _text, "log_requests": _flag, "log_prompts": _flag}
+_TELEMETRY: dict[str, Reader] = {"traces": _flag, "service_name": _text}
 
 SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
-    "": ("rate_unit", "server", "database", "vault", "providers", "policies", "logging"),
+    "": (
+        "rate_unit",
+        "server",
+        "database",
+        "vault",
+        "providers",
+        "policies",
+        "routing",
+        "aliases",
+        "limits",
+        "discovery",
+        "tokenstats",
+        "logging",
+        "telemetry",
+    ),
     "server": (*_SERVER, *_SERVER_SECRETS),
     "database": tuple(_DATABASE),
     "vault": tuple(_VAULT),
-    "providers": (*_PROVIDER, "api_key", *_PRICES),
+    "providers": (*_PROVIDER, "api_key", "models", "rate_unit", *_RATES),
+    "providers.models": (*_MODEL, *_RATES),
     "policies": _POLICIES,
     "policies.rules": (*_RULE, *_CAPS),
+    "routing": (*_ROUTING, "complexity_weights"),
+    "routing.complexity_weights": tuple(_WEIGHTS),
+    "limits": (*_LIMIT, "agent", "agents"),
+    "limits.agent": tuple(_LIMIT),
+    "limits.agents": ("agent", "models", *_LIMIT),
+    "discovery": tuple(_DISCOVERY),
+    "tokenstats": (*_TOKENSTATS, "keys"),
     "logging": tuple(_LOGGING),
+    "telemetry": tuple(_TELEMETRY),
 }
-"""Every key that may be written, by table (empty: top of the file). The manual is checked against it."""
+"""Every key that may be written, by table (empty: top of the file). The manual is checked against it. ``[aliases]`` and
+``[tokenstats.keys]`` are not in it: their keys are names that the operator gives."""
 
 _ABSENT = {
-    ".tokenstats": "a market feed is not in this version",
-    ".routing": "choosing by complexity is not in this version",
-    "server.rate_limit_rps": "a rate limit is not in this version",
     "vault.url": "a vault in another process is not in this version; without it the accounts are in this one",
     "vault.internal_token": "a vault in another process is not in this version",
     "vault.pending_threshold": "nothing is settled later, so nothing piles up",
-    "providers.auto_discover": "discovery is not in this version; list the models",
-    "logging.log_requests": "every request is recorded",
+    "routing.standard_threshold": "it is called complexity_threshold_low",
+    "routing.frontier_threshold": "it is called complexity_threshold_high",
 }
 """Keys that other versions of arbstr know, and why they are not here."""
 
@@ -340,16 +405,20 @@ class _Table:
 
 
 _NOTHING = object()
-_OWNERS: dict[KeyPath, str] = {("providers",): "provider", ("policies", "rules"): "policy"}
+_OWNERS: dict[KeyPath, str] = {
+    ("providers",): "provider",
+    ("policies", "rules"): "policy",
+    ("limits", "agents"): "agent",
+}
 """What the tables of these arrays are called: their problems name them, since nobody counts tables."""
 
 
 def _about_unknown(table: str, key: str, known: Sequence[str]) -> str:
     if reason := _ABSENT.get(f"{table}.{key}"):
         return f"{reason}; remove it"
-    if near := suggestion(key, known):
-        return f"did you mean {near}?"
     homes = [name for name, keys in SCHEMA_KEYS.items() if key in keys and name != table]
+    if not homes and (near := suggestion(key, known)):
+        return f"did you mean {near}?"
     if homes:
         places = [("at the top of the file" if not home else f"in [{home}]") for home in homes]
         return f"it belongs {' or '.join(places)}"
@@ -371,6 +440,14 @@ def _section(root: _Table, name: str, readers: Mapping[str, Reader], kind: type[
     return kind(**table.fields(readers, kind))
 
 
+def _subsection(table: _Table, parent: str, name: str, readers: Mapping[str, Reader], kind: type[_T]) -> _T | None:
+    child = table.child(name)
+    if child is None:
+        return None
+    child.refuse_unknown(f"{parent}.{name}")
+    return kind(**child.fields(readers, kind))
+
+
 def _server(root: _Table) -> ServerConfig:
     table = root.child("server")
     if table is None:
@@ -390,7 +467,9 @@ def _provider(table: _Table, default_unit: str) -> ProviderConfig | None:
     table.missing("url", '"https://api.example.com/v1"')
     values["api_key"], values["key_source"] = _api_key(table, values.get("name"))
     values["rate_unit"] = table.get("rate_unit", _unit) or default_unit
-    values["price"] = _price(table, values["rate_unit"])
+    models = list(_models(table, values["rate_unit"]))
+    values["models"] = tuple(models)
+    values["price"] = _price(table, values["rate_unit"], needed=not models or any(one.price is None for one in models))
     return ProviderConfig(**values) if "name" in values and "url" in values else None
 
 
@@ -412,19 +491,54 @@ def _api_key(table: _Table, name: str | None) -> tuple[Secret | None, str]:
     return secret, "convention"
 
 
-def _price(table: _Table, unit: str) -> Price | None:
-    """The price, or None with a warning when half of it is not there: an unknown price is not zero."""
-    rates = {key: table.get(key, _rate) for key in ("input_rate", "output_rate", "base_fee")}
+def _models(table: _Table, unit: str) -> Iterator[Model]:
+    """Of one provider: names, or tables with an ``id``."""
+    if "models" not in table.data:
+        return
+    items = table.data["models"]
+    if not isinstance(items, list) or not all(isinstance(item, str | dict) for item in items):
+        table.get("models", _texts)  # says what is wrong with it
+        return
+    for index, item in enumerate(items):
+        path = (*table.path, "models", index)
+        particulars = _Table(table.report, path, item) if isinstance(item, dict) else None
+        model = _named_model(table, item) if particulars is None else _model(particulars, unit)
+        if model is not None:
+            yield model
+
+
+def _named_model(table: _Table, name: str) -> Model | None:
+    try:
+        return Model(name)
+    except ValueError as error:
+        table.problem("models", str(error).removeprefix("id: "))
+        return None
+
+
+def _model(table: _Table, unit: str) -> Model | None:
+    """One model with particulars; None when it cannot be made, which has been reported."""
+    table.refuse_unknown("providers.models")
+    values = table.fields(_MODEL, Model)
+    table.missing("id", '"gpt-4o"')
+    if any(key in table.data for key in _RATES):
+        values["price"] = _price(table, unit, needed=True)
+        if values["price"] is None:
+            values["excluded"] = "its price is incomplete"
+    return Model(**values) if "id" in values else None
+
+
+def _price(table: _Table, unit: str, *, needed: bool) -> Price | None:
+    """The price, or None, with a warning if it is needed, when half of it is not there: unknown is not zero."""
+    rates = {key: table.get(key, _rate) for key in _RATES}
     absent = [key for key in ("input_rate", "output_rate") if key not in table.data]
-    if absent:
+    if absent and (needed or len(absent) == 1):
         table.warn(
-            f"no {' and no '.join(absent)}: the price is unknown, so this provider is not used; "
-            "write both rates, 0 if it is free"
+            f"no {' and no '.join(absent)}: the price is unknown, so it is not used; write both rates, 0 if it is free"
         )
     prompt, completion = rates["input_rate"], rates["output_rate"]
     if prompt is None or completion is None:
         return None
-    return Price.of(prompt, completion, rates["base_fee"] or 0, unit=unit)
+    return Price.of(prompt, completion, rates["base_fee"] or 0, cached_input_rate=rates["cached_input_rate"], unit=unit)
 
 
 def _policies(root: _Table) -> PoliciesConfig:
@@ -453,12 +567,82 @@ def _policy_rule(table: _Table) -> PolicyRule | None:
     return PolicyRule(**values) if "name" in values else None
 
 
-def _refuse_repetitions(tables: Sequence[_Table]) -> None:
+def _routing(root: _Table) -> RoutingConfig:
+    table = root.child("routing")
+    if table is None:
+        return RoutingConfig()
+    table.refuse_unknown("routing")
+    values = table.fields(_ROUTING, RoutingConfig)
+    weights = _subsection(table, "routing", "complexity_weights", _WEIGHTS, ComplexityWeights)
+    if weights is not None:
+        values["complexity_weights"] = weights
+    try:
+        return RoutingConfig(**values)
+    except ValueError as error:  # of two values that are right one by one
+        key, _, message = str(error).partition(": ")
+        table.problem(key, message)
+        return RoutingConfig()
+
+
+def _aliases(root: _Table) -> dict[str, str]:
+    table = root.child("aliases")
+    if table is None:
+        return {}
+    found = {alias: table.get(alias, _model_name) for alias in table.data}
+    for alias, model in found.items():
+        if model is not None and model in found:
+            table.problem(alias, f"{shown(model)} is an alias itself; write the name of a model")
+    return {alias: model for alias, model in found.items() if model is not None}
+
+
+def _model_name(value: object) -> str:
+    text = _text(value)
+    _rules.name(text)
+    return text
+
+
+def _limits(root: _Table) -> LimitsConfig:
+    table = root.child("limits")
+    if table is None:
+        return LimitsConfig()
+    table.refuse_unknown("limits")
+    agents = list(table.children("agents"))
+    _refuse_repetitions(agents, "agent")
+    return LimitsConfig(
+        total=Limit(**table.fields(_LIMIT, Limit)),
+        agent=_subsection(table, "limits", "agent", _LIMIT, Limit) or Limit(),
+        agents=tuple(limit for one in agents if (limit := _agent_limit(one)) is not None),
+    )
+
+
+def _agent_limit(table: _Table) -> AgentLimit | None:
+    table.refuse_unknown("limits.agents")
+    values = table.fields({"agent": _text, "models": _texts}, AgentLimit)
+    table.missing("agent", '"alice"')
+    return AgentLimit(**values, limit=Limit(**table.fields(_LIMIT, Limit))) if "agent" in values else None
+
+
+def _tokenstats(root: _Table) -> TokenstatsConfig | None:
+    table = root.child("tokenstats")
+    if table is None:
+        return None
+    table.refuse_unknown("tokenstats")
+    values = table.fields(_TOKENSTATS, TokenstatsConfig)
+    table.missing("url", '"https://feed.example.com"')
+    keys = table.child("keys")
+    if keys is not None:
+        rule = _rule_of(ProviderConfig, "api_key")
+        secrets = {name: keys.secret(name, rule)[0] for name in keys.data}
+        values["keys"] = {name: secret for name, secret in secrets.items() if secret is not None and secret.reveal()}
+    return TokenstatsConfig(**values) if "url" in values else None
+
+
+def _refuse_repetitions(tables: Sequence[_Table], key: str = "name") -> None:
     """Report each name that was there before, with the line of the first."""
-    names = [name if isinstance(name := table.data.get("name"), str) else f"\0{n}" for n, table in enumerate(tables)]
+    names = [name if isinstance(name := table.data.get(key), str) else f"\0{n}" for n, table in enumerate(tables)]
     for later, first, name in repeated(names):
-        line = tables[first].report.line_of((*tables[first].path, "name"))
-        tables[later].problem("name", f"this name is already on line {line}; write another one than {shown(name)}")
+        line = tables[first].report.line_of((*tables[first].path, key))
+        tables[later].problem(key, f"this name is already on line {line}; write another one than {shown(name)}")
 
 
 _Named = TypeVar("_Named", bound=ProviderConfig | PolicyRule)
@@ -510,7 +694,13 @@ def _read(text: str, source: str, environ: Mapping[str, str], *, lenient: bool) 
         vault=_section(root, "vault", _VAULT, VaultConfig),
         providers=_providers(root),
         policies=_policies(root),
+        routing=_routing(root),
+        aliases=_aliases(root),
+        limits=_limits(root),
+        discovery=_section(root, "discovery", _DISCOVERY, DiscoveryConfig) or DiscoveryConfig(),
+        tokenstats=_tokenstats(root),
         logging=_section(root, "logging", _LOGGING, LoggingConfig) or LoggingConfig(),
+        telemetry=_section(root, "telemetry", _TELEMETRY, TelemetryConfig) or TelemetryConfig(),
     )
     report.problems.sort(key=lambda problem: problem.line or 0)
     return config, report

@@ -109,6 +109,16 @@ def seconds(low: float = 0.001, high: float = MAX_DURATION_S) -> Callable[[float
     return check
 
 
+def number(low: float, high: float) -> Callable[[float], None]:
+    """A finite number within bounds, both included."""
+
+    def check(value: float) -> None:
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(f"{value:g} is out of range; write a number from {low:g} to {high:g}")
+
+    return check
+
+
 def optional(check: Callable[[Any], None]) -> Callable[[Any], None]:
     """None, or what the check allows."""
 
@@ -138,6 +148,11 @@ def name(value: str) -> None:
     """Visible text of a bounded length, without white space at its ends."""
     if not value or not value.isprintable() or value != value.strip() or len(value) > MAX_NAME_LENGTH:
         raise ValueError(f"{shown(value)} is not a name; write 1 to {MAX_NAME_LENGTH} visible characters")
+
+
+def name_or_empty(value: str) -> None:
+    if value:
+        name(value)
 
 
 def provider_name(value: str) -> None:

@@ -72,22 +72,33 @@ def price_warnings(providers: Iterable[ProviderConfig]) -> Iterator[str]:
     Per model the prices are put in order; a step of ``SUSPICIOUS_RATIO`` between neighbours is named. Free is not
     suspicious: a local model may cost nothing.
     """
-    priced = [(provider, _level(provider.price)) for provider in providers if provider.price is not None]
-    priced = sorted((pair for pair in priced if pair[1] > 0), key=lambda pair: (pair[1], pair[0].name))
+    providers = list(providers)
     steps: dict[tuple[str, str], tuple[Fraction, list[str]]] = {}
-    models = dict.fromkeys(model for provider, _ in priced for model in provider.models or ("any model",))
-    for model in models:
-        serving = [pair for pair in priced if not pair[0].models or model in pair[0].models]
-        for (cheap, low), (dear, high) in pairwise(serving):
+    for model in dict.fromkeys(name for provider in providers for name in _model_names(provider)):
+        levels = [(level, provider.name) for provider in providers if (level := _level_of(provider, model))]
+        for (low, cheap), (high, dear) in pairwise(sorted(levels)):
             if high >= SUSPICIOUS_RATIO * low:
-                steps.setdefault((cheap.name, dear.name), (high / low, []))[1].append(model)
-    units = {provider.name: provider.rate_unit for provider, _ in priced}
+                steps.setdefault((cheap, dear), (high / low, []))[1].append(model)
+    units = {provider.name: provider.rate_unit for provider in providers}
     for (cheap_name, dear_name), (ratio, affected) in steps.items():
         yield (
             f"provider {shown(dear_name)} asks {int(ratio)} times what {shown(cheap_name)} asks for "
             f"{', '.join(affected)}; is rate_unit right? {shown(dear_name)} is read in {units[dear_name]}, "
             f"{shown(cheap_name)} in {units[cheap_name]}"
         )
+
+
+def _model_names(provider: ProviderConfig) -> list[str]:
+    return [model.id for model in provider.models] or ["any model"]
+
+
+def _level_of(provider: ProviderConfig, model: str) -> Fraction | None:
+    """What it asks for a model, as one number; None when it does not serve it, or nobody knows."""
+    listed = next((one for one in provider.models if one.id == model), None)
+    if listed is None and not provider.any_model:
+        return None
+    price = provider.price if listed is None or listed.price is None else listed.price
+    return None if price is None else _level(price)
 
 
 def _level(price: Price) -> Fraction:

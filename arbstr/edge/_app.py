@@ -26,7 +26,7 @@ from arbstr.errors import (
     ShuttingDown,
     UnsupportedMediaType,
 )
-from arbstr.requests import Caller, ChatRequest, ClientGone, PlainAnswer
+from arbstr.requests import Caller, ClientGone, ModelRequest, PlainAnswer
 
 logger = logging.getLogger("arbstr.edge")
 
@@ -118,7 +118,7 @@ class EdgeApp:
             with visit.scope:
                 request = await self._read_chat(exchange, visit, caller)
                 watch.start_soon(_cancel_when_gone, exchange, visit.scope)
-                answer = await self._services.chat(request, StreamResponder(exchange))
+                answer = await self._services.answer(request, StreamResponder(exchange))
             watch.cancel_scope.cancel()
         if exchange.gone:
             raise ClientGone
@@ -131,17 +131,17 @@ class EdgeApp:
         await exchange.finish()
         return None
 
-    async def _read_chat(self, exchange: Exchange, visit: Visit, caller: Caller) -> ChatRequest:
+    async def _read_chat(self, exchange: Exchange, visit: Visit, caller: Caller) -> ModelRequest:
         headers, config = exchange.headers, self._services.config
         if not headers.is_json:
             raise UnsupportedMediaType("the body must be JSON: send the header content-type: application/json")
         take_in = partial(self.gate.take_in, visit, limit=max(self._limits.body_bytes, config.max_body_bytes))
         body = await exchange.read_body(config.max_body_bytes, config.body_timeout_s, take_in)
-        parse: Callable[[], wire.ChatCall] = partial(wire.parse_chat, body)
+        parse: Callable[[], wire.ModelCall] = partial(wire.parse_chat, body)
         # The parser is pure: a thread that is left behind does no harm.
         large = len(body) > self._limits.parse_in_thread_bytes
         call = await trio.to_thread.run_sync(parse, abandon_on_cancel=True) if large else parse()
-        return ChatRequest(
+        return ModelRequest(
             request_id=exchange.request_id,
             correlation_id=exchange.correlation_id,
             traceparent=headers.traceparent,

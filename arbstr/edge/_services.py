@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from attrs import define, frozen
 
 from arbstr.config import ServerConfig
-from arbstr.requests import Caller, ChatRequest, PlainAnswer, Responder
+from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
 
 
 @define
@@ -17,7 +17,7 @@ class Services:
     config: ServerConfig
     authenticate: Callable[[str | None, bool], Caller]
     """``(authorization header value, peer is loopback)``; raises ``AuthenticationFailed``."""
-    chat: Callable[[ChatRequest, Responder], Awaitable[PlainAnswer | None]]
+    answer: Callable[[ModelRequest, Responder], Awaitable[PlainAnswer | None]]
     """``None``: the answer went out through the responder. Raises ``ArbstrError``. It is cancelled when the client
     leaves or the program stops, and settles by itself, shielded."""
     models: Callable[[Caller], bytes]

@@ -166,6 +166,7 @@ class ProviderActor(TrioActor):
             name=config.name,
             url=config.url,
             models=config.models,
+            any_model=config.any_model,
             price=config.price,
             tier=config.tier,
             breaker_state=breaker.state,
@@ -181,4 +182,5 @@ class ProviderActor(TrioActor):
             ttfb_ms_p99=self._summary.p99_ms,
             expired_permits=self._expired_permits,
             unknown_reports=self._unknown_reports,
+            config=config,
         )

@@ -62,6 +62,8 @@ class Outcome(StrEnum):
     """The provider answered that the request itself is wrong (400, 404, 413, 422)."""
     PROVIDER_FAULT = "provider_fault"
     RATE_LIMITED = "rate_limited"
+    DENIED = "denied"
+    """It refuses us and not the request: our key, our balance there, our address (401, 402, 403)."""
     ABANDONED = "abandoned"
     """The client went away or we gave up: says nothing about the provider."""
 
@@ -84,6 +86,7 @@ _ON_REPORT: Final[dict[tuple[BreakerState, bool], dict[Outcome, _Move]]] = {
     (BreakerState.CLOSED, _CURRENT): {
         Outcome.SUCCESS: _Move.RESET,
         Outcome.PROVIDER_FAULT: _Move.COUNT,
+        Outcome.DENIED: _Move.COUNT,
         Outcome.RATE_LIMITED: _Move.SHUT_OUT,
     },
     (BreakerState.CLOSED, _STALE): {},
@@ -95,6 +98,7 @@ _ON_REPORT: Final[dict[tuple[BreakerState, bool], dict[Outcome, _Move]]] = {
         Outcome.SUCCESS: _Move.CLOSE,
         Outcome.CLIENT_FAULT: _Move.CLOSE,
         Outcome.PROVIDER_FAULT: _Move.REOPEN,
+        Outcome.DENIED: _Move.REOPEN,
         Outcome.RATE_LIMITED: _Move.SHUT_OUT,
     },
     (BreakerState.HALF_OPEN, _STALE): {

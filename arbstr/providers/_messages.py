@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from arbstr.config import Tier
+from arbstr.config import Model, ProviderConfig, Tier
 from arbstr.providers._breaker import BreakerState, Outcome
 from arbstr.units import Price
 
@@ -48,6 +48,8 @@ class Report:
     duration_s: float = 0.0
     retry_after_s: float | None = None
     """From the provider's answer; matters for RATE_LIMITED."""
+    repeated: bool = False
+    """The same request has failed here before: it counts once, however often it is tried."""
 
 
 @frozen
@@ -64,8 +66,9 @@ class ProviderView:
 
     name: str
     url: str
-    models: tuple[str, ...]
-    """Empty: any model."""
+    models: tuple[Model, ...]
+    any_model: bool
+    """It is also asked for models that are not in ``models``."""
     price: Price | None
     """None: unknown, so nothing can be bought (M9)."""
     tier: Tier
@@ -87,6 +90,8 @@ class ProviderView:
     """Permits that never came back; each is a defect of the one who took it."""
     unknown_reports: int = 0
     """Reports for a permit that was not out (repeated, or came after its expiry)."""
+    config: ProviderConfig | None = None
+    """What it runs with."""
 
     @property
     def busy(self) -> bool:

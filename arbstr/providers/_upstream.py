@@ -24,6 +24,7 @@ import trio
 import arbstr
 from arbstr.config import ProviderConfig
 from arbstr.providers._transport import build_transport
+from arbstr.wire import Endpoint
 
 FailureKind = Literal[
     "connect", "connect_timeout", "first_byte_timeout", "idle_timeout", "reset", "too_large", "total_timeout"
@@ -59,11 +60,12 @@ class Upstream:
     def __init__(self, config: ProviderConfig, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._config = config
         self._transport = build_transport(config) if transport is None else transport
-        self._url = _chat_url(config.url)
-        self._base_headers = _base_headers(config, self._url)
+        self._urls = {endpoint: _url_of(config.url, endpoint) for endpoint in Endpoint}
+        self._base_headers = _base_headers(config, self._urls[Endpoint.CHAT])
 
-    async def chat(
+    async def send(
         self,
+        endpoint: Endpoint,
         body: bytes,
         *,
         stream: bool,
@@ -81,7 +83,7 @@ class Upstream:
         total_deadline = float("inf") if config.total_timeout_s is None else now + config.total_timeout_s
         request = httpx.Request(
             "POST",
-            self._url,
+            self._urls[endpoint],
             headers=self._headers(body, stream, request_id, correlation_id, traceparent),
             stream=_RequestBody(body),
             extensions={"timeout": self._transport_timeouts()},
@@ -287,10 +289,10 @@ def retry_after_s(milliseconds: str | None, value: str | None) -> float | None:
     return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-def _chat_url(text: str) -> httpx.URL:
+def _url_of(text: str, endpoint: Endpoint) -> httpx.URL:
     url = httpx.URL(text)
     path, mark, query = url.raw_path.partition(b"?")
-    return url.copy_with(raw_path=path.rstrip(b"/") + b"/chat/completions" + mark + query)
+    return url.copy_with(raw_path=path.rstrip(b"/") + b"/" + endpoint.encode() + mark + query)
 
 
 def _base_headers(config: ProviderConfig, url: httpx.URL) -> tuple[tuple[bytes, bytes], ...]:

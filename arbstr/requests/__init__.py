@@ -3,13 +3,13 @@
 from arbstr.requests._access import Authenticator
 from arbstr.requests._actor import RequestActor, Requests
 from arbstr.requests._context import RequestContext
-from arbstr.requests._interface import Caller, ChatRequest, ClientGone, PlainAnswer, Responder
+from arbstr.requests._interface import Caller, ClientGone, ModelRequest, PlainAnswer, Responder
 
 __all__ = [
     "Authenticator",
     "Caller",
-    "ChatRequest",
     "ClientGone",
+    "ModelRequest",
     "PlainAnswer",
     "RequestActor",
     "RequestContext",

@@ -11,7 +11,7 @@ from attrs import frozen
 from actors import ActorDeadError, AskTimeout, Reply, SystemNotRunning, TrioActor, TrioActorRef
 from arbstr.errors import ArbstrError, DeadlineExceeded, InternalError, PermissionRefused, ShuttingDown
 from arbstr.requests._context import RequestContext
-from arbstr.requests._interface import ChatRequest, PlainAnswer, Responder
+from arbstr.requests._interface import ModelRequest, PlainAnswer, Responder
 from arbstr.requests._life import RequestLife
 from arbstr.requests._purse import AccountPurse, Purse, UnheldPurse
 
@@ -54,13 +54,13 @@ class RequestActor(TrioActor):
     inbox_capacity = 64
     shutdown_timeout_s = CANCEL_BOUND_S
 
-    def __init__(self, context: RequestContext, request: ChatRequest, responder: Responder) -> None:
+    def __init__(self, context: RequestContext, request: ModelRequest, responder: Responder) -> None:
         super().__init__()
         self._living: trio.CancelScope | None = None
         self._cancel = _SHUTDOWN  # who is cancelled without a word is stopped together with the system
         self._life = RequestLife(context, request, responder, self._purse(context, request))
 
-    def _purse(self, context: RequestContext, request: ChatRequest) -> Purse:
+    def _purse(self, context: RequestContext, request: ModelRequest) -> Purse:
         if context.accounts is None or request.caller.agent_id is None:
             return UnheldPurse(context.store)
         return AccountPurse(
@@ -106,7 +106,7 @@ class RequestActor(TrioActor):
 
 
 class Requests:
-    """The requests in flight. ``chat`` is what the front end calls."""
+    """The requests in flight. ``answer`` is what the front end calls."""
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
@@ -122,7 +122,7 @@ class Requests:
             if ref.is_alive():
                 ref.tell(Renew())
 
-    async def chat(self, request: ChatRequest, responder: Responder) -> PlainAnswer | None:
+    async def answer(self, request: ModelRequest, responder: Responder) -> PlainAnswer | None:
         """Answer one request. When this is cancelled the request is ended and settled before Cancelled goes on."""
         context = self._context
         if context.accounts is not None and request.caller.agent_id is None:

@@ -8,9 +8,8 @@ from attrs import define, field
 
 from actors import ActorSystem
 from arbstr.accounts import Accounts
-from arbstr.config import PoliciesConfig
 from arbstr.providers import Directory, ProviderView, Upstream
-from arbstr.routing import Offer
+from arbstr.routing import Offer, Router
 from arbstr.store import Store
 
 
@@ -19,12 +18,10 @@ class RequestContext:
     system: ActorSystem
     directory: Directory
     upstreams: Mapping[str, Upstream]
-    policies: PoliciesConfig
+    router: Router
     store: Store
     accounts: Accounts | None
     """None: requests are priced and recorded, not held."""
-    default_reserve_tokens: int
-    """Bound on the completion when the client gives none."""
     stream_cost_event: bool
     stopping: bool = False
     """The process is shutting down: a request that is cancelled now was cancelled by us."""
@@ -49,9 +46,11 @@ class RequestContext:
 def _offer(view: ProviderView) -> Offer:
     return Offer(
         provider=view.name,
-        models=view.models,
+        models={model.id: model for model in view.models},
+        any_model=view.any_model,
         price=view.price,
         tier=view.tier,
+        weight=view.config.weight if view.config is not None else 1,
         ttfb_ms=view.ttfb_ms,
         open_until=view.open_until,
         probing=view.probing,

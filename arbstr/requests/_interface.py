@@ -1,6 +1,6 @@
 """What the front end and the life of a request say to each other: values and one protocol, no behaviour.
 
-Nothing here knows of HTTP servers: the front end turns its connection into a ``ChatRequest`` and a ``Responder`` and
+Nothing here knows of HTTP servers: the front end turns its connection into a ``ModelRequest`` and a ``Responder`` and
 renders what comes back.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from attrs import frozen
 
-from arbstr.wire import ChatCall
+from arbstr.wire import ModelCall
 
 
 class ClientGone(Exception):
@@ -25,11 +25,13 @@ class Caller:
     agent_id: str | None
     role: Literal["anonymous", "client", "agent", "admin"]
     name: str
+    client: str = ""
+    """Whose rate this counts against: the agent, the token, or the peer's address."""
 
 
 @frozen
-class ChatRequest:
-    """One chat completion request, parsed and authenticated."""
+class ModelRequest:
+    """One request to a model, parsed and authenticated."""
 
     request_id: str
     """A fresh UUID v4, lower case."""
@@ -41,7 +43,9 @@ class ChatRequest:
     stream_cost: bool
     """The client asked for the trailing cost event of a stream."""
     caller: Caller
-    call: ChatCall
+    call: ModelCall
+    complexity: str | None = None
+    """What the caller says of it: ``low``, ``medium`` or ``high`` in any case; anything else is ignored."""
 
 
 @frozen

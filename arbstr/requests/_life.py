@@ -27,11 +27,11 @@ from arbstr.errors import (
 )
 from arbstr.providers import Acquire, Outcome, Permit, Shut, UpstreamAnswer, UpstreamFailure
 from arbstr.requests._context import RequestContext
-from arbstr.requests._interface import ChatRequest, ClientGone, PlainAnswer, Responder
+from arbstr.requests._interface import ClientGone, ModelRequest, PlainAnswer, Responder
 from arbstr.requests._purse import Purse
 from arbstr.requests._record import Attempt, Consumption, Record
 from arbstr.requests._relay import StreamRelay, estimated_tokens
-from arbstr.routing import Candidate, Saved, demand_of, savings, select
+from arbstr.routing import Candidate, Saved, savings
 from arbstr.wire import EventTooLarge, Usage, error_body, error_event, observe_chunk, with_member
 
 logger = logging.getLogger(__name__)
@@ -62,15 +62,14 @@ class _NextCandidate(Exception):
 class RequestLife:
     """Run it once. What happened is in the receipt."""
 
-    def __init__(self, context: RequestContext, request: ChatRequest, responder: Responder, purse: Purse) -> None:
+    def __init__(self, context: RequestContext, request: ModelRequest, responder: Responder, purse: Purse) -> None:
         self._context = context
         self._request = request
         self._responder = responder
         self._purse = purse
         self._record = Record(request)
-        self._demand = demand_of(
-            request.call, default_reserve_tokens=context.default_reserve_tokens, policy=request.policy
-        )
+        self._router = context.router  # of the configuration as it is now, for as long as this request lives
+        self._demand = self._router.demand(request.call, policy=request.policy, complexity=request.complexity)
         self._limit = None if request.call.max_tokens is None else self._demand.completion_tokens_bound
         self._delivered: Consumption | None = None  # what must be paid for as things stand
         self._stream_started = False
@@ -123,12 +122,8 @@ class RequestLife:
 
     async def _answer(self) -> PlainAnswer | None:
         context = self._context
-        selection = select(
-            self._demand,
-            context.offers(),
-            context.policies,
-            now=trio.current_time(),
-            rotation=context.next_rotation(),
+        selection = self._router.select(
+            self._demand, context.offers(), now=trio.current_time(), rotation=context.next_rotation()
         )
         self._record.selection = selection
         failure: ArbstrError | None = None
@@ -188,8 +183,9 @@ class RequestLife:
 
     async def _call(self, candidate: Candidate) -> UpstreamAnswer:
         request = self._request
-        return await self._context.upstreams[candidate.provider].chat(
-            request.call.upstream_body(),
+        return await self._context.upstreams[candidate.provider].send(
+            request.call.endpoint,
+            request.call.upstream_body(candidate.upstream_model),
             stream=request.call.stream,
             request_id=request.request_id,
             correlation_id=request.correlation_id,

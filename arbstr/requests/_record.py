@@ -8,7 +8,7 @@ import time
 from attrs import define, field
 
 from arbstr.providers import Outcome, Report
-from arbstr.requests._interface import ChatRequest
+from arbstr.requests._interface import ModelRequest
 from arbstr.routing import Candidate, Saved, Selection
 from arbstr.store import AttemptRow, ReceiptRow
 from arbstr.wire import Usage
@@ -80,7 +80,7 @@ class Consumption:
 class Record:
     """Of one request, from its arrival."""
 
-    request: ChatRequest
+    request: ModelRequest
     begun: int = field(factory=time.perf_counter_ns)
     started_ns: int = field(factory=time.time_ns)
     selection: Selection | None = None

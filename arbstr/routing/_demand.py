@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from arbstr.wire import ChatCall
+from arbstr.routing._estimate import EXPECTED_COMPLETION_TOKENS
+from arbstr.wire import ModelCall
 
 BYTES_PER_TOKEN = 4
 """Of English text, on average."""
-
-EXPECTED_COMPLETION_TOKENS = 256
-"""Of one choice, when nothing is known about the model (contract section 11.3)."""
 
 
 @frozen
@@ -29,7 +27,7 @@ class Demand:
     last_user_text: str = ""
 
 
-def demand_of(call: ChatCall, *, default_reserve_tokens: int, policy: str | None) -> Demand:
+def demand_of(call: ModelCall, *, default_reserve_tokens: int, policy: str | None) -> Demand:
     """Estimate a request.
 
     A token is at least one byte of text, so the text's length bounds its tokens; what a chat template adds per message

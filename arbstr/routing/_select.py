@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
-from arbstr.config import PoliciesConfig, PolicyRule, Strategy, Tier
+from arbstr.config import Model, PoliciesConfig, PolicyRule, Strategy, Tier
 from arbstr.errors import InvalidRequest, NoProviderAvailable
 from arbstr.routing._demand import Demand
 from arbstr.units import Price
@@ -22,22 +22,38 @@ _SOON_S = 1.0
 """When to come back for a provider that is only busy or being probed: nobody knows, the answer may be near."""
 
 
+def _by_name(models: Mapping[str, Model] | Iterable[str | Model]) -> Mapping[str, Model]:
+    if isinstance(models, Mapping):
+        return models
+    made = (one if isinstance(one, Model) else Model(one) for one in models)
+    return {model.id: model for model in made}
+
+
 @frozen
 class Offer:
-    """What one provider's snapshot says. ``models`` empty: any. ``ttfb_ms`` None: never measured.
+    """What one provider's snapshot says: ``models`` by name, ``any_model`` if also others.
+
+    ``ttfb_ms`` None: never measured.
 
     ``open_until`` is the time, on the clock of ``select``'s ``now``, until which its breaker refuses; None when it is
     closed. A time that has passed means that the next request may probe. ``probing``: one is doing so already.
     """
 
     provider: str
-    models: tuple[str, ...]
+    models: Mapping[str, Model] = field(converter=_by_name)
     price: Price | None
+    """Of the models without one of their own."""
     tier: Tier
     ttfb_ms: float | None = None
     open_until: float | None = None
     probing: bool = False
     busy: bool = False
+    weight: int = 1
+    any_model: bool = field()
+
+    @any_model.default
+    def _any_without_a_list(self) -> bool:
+        return not self.models
 
 
 @frozen
@@ -49,6 +65,8 @@ class Candidate:
     expected_msat: int
     bound_msat: int
     tier: Tier
+    upstream_model: str = ""
+    """The provider's own name of the model."""
 
 
 @frozen
@@ -68,6 +86,10 @@ class Selection:
     left_out: tuple[LeftOut, ...]
     policy: str | None
     strategy: Strategy
+    tier: Tier = Tier.FRONTIER
+    """The ceiling that was chosen under, after escalation."""
+    complexity_score: float | None = None
+    """None when the caller said how complex it is."""
 
 
 def select(
@@ -128,13 +150,15 @@ def _serving(model: str, offers: Sequence[Offer], left_out: list[LeftOut]) -> li
     priced: list[_Priced] = []
     unpriced: list[str] = []
     for offer in offers:
-        if offer.models and model not in offer.models:
+        listed = offer.models.get(model)
+        price = offer.price if listed is None or listed.price is None else listed.price
+        if listed is None and not offer.any_model:
             left_out.append(LeftOut(offer.provider, "does_not_serve_model", f"does not list model {_shown(model)}"))
-        elif offer.price is None:
+        elif price is None:
             unpriced.append(offer.provider)
             left_out.append(LeftOut(offer.provider, "unknown_price", "its price is not known"))
         else:
-            priced.append((offer, offer.price))
+            priced.append((offer, price))
     if priced:
         return priced
     message = f"No providers available for model {_shown(model)}"
@@ -220,7 +244,13 @@ def _candidate(demand: Demand, offer: Offer, price: Price) -> Candidate:
         price.cost_msat(demand.prompt_tokens, demand.completion_tokens),
         price.cost_msat(demand.prompt_tokens_bound, demand.completion_tokens_bound),
         offer.tier,
+        _upstream_model(demand.model, offer),
     )
+
+
+def _upstream_model(model: str, offer: Offer) -> str:
+    listed = offer.models.get(model)
+    return model if listed is None or not listed.upstream_id else listed.upstream_id
 
 
 def _shown(model: str) -> str:

@@ -169,6 +169,17 @@ class ReceiptRow:
     attempts: tuple[AttemptRow, ...] = ()
     selection: str = "{}"
     """JSON: the candidates in order with their expected cost, and those left out with the reason."""
+    endpoint: str = "chat/completions"
+    tier: str | None = None
+    """The ceiling that was chosen under; None when it did not come to that."""
+    complexity_score: float | None = None
+    """None when the caller named the complexity."""
+    policy_header: str | None = None
+    """What the caller named, whether or not there is such a policy."""
+    cached_tokens: int | None = None
+    """Of the prompt tokens."""
+    upstream_model: str | None = None
+    """The provider's own name of the model."""
 
 
 @frozen

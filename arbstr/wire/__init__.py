@@ -3,7 +3,7 @@
 Bytes go in, values come out, and the other way round. Nothing here waits, reads a clock or knows a price list.
 """
 
-from arbstr.wire._chat import MAX_TOKEN_COUNT, ChatCall, parse_chat
+from arbstr.wire._chat import MAX_TOKEN_COUNT, Endpoint, ModelCall, parse_chat
 from arbstr.wire._errors import error_body, error_event
 from arbstr.wire._json import with_member
 from arbstr.wire._models import ModelEntry, models_body
@@ -13,9 +13,10 @@ from arbstr.wire._usage import ChunkFacts, Usage, observe_chunk, usage_of, with_
 __all__ = [
     "DONE",
     "MAX_TOKEN_COUNT",
-    "ChatCall",
     "ChunkFacts",
+    "Endpoint",
     "EventTooLarge",
+    "ModelCall",
     "ModelEntry",
     "SSEEvent",
     "SSEReader",

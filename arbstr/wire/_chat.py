@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from enum import StrEnum
 from json import JSONDecodeError, JSONDecoder
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ from arbstr.wire._json import (
     set_member,
     skip_space,
     utf8_len,
+    with_member,
 )
 
 MAX_TOKEN_COUNT = 2**32 - 1
@@ -68,15 +70,24 @@ _MEDIA_PARTS = frozenset(
 )
 
 
+class Endpoint(StrEnum):
+    """What a model is asked for: the path below ``/v1/``, ours and the provider's alike."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
 @frozen
-class ChatCall:
-    """A parsed chat request. Made by ``parse_chat``; ``body`` is what the client sent, byte for byte.
+class ModelCall:
+    """A parsed request to a model. Made by ``parse_chat``; ``body`` is what the client sent, byte for byte.
 
     ``max_tokens`` is ``max_completion_tokens`` where the client gave that, else ``max_tokens``, else None.
     ``messages_text_bytes`` is the UTF-8 length of everything that becomes prompt text: contents, text parts, names,
     tool calls, and the JSON text of ``tools``, ``functions`` and ``response_format``. ``images`` counts parts that are
     not text (images, audio, video, files); their data is not in ``messages_text_bytes``. ``last_user_text`` is the text
-    of the last message whose role is ``user``: its string content or its first text part, else empty.
+    of the last message whose role is ``user``: its string content or its first text part, else empty. ``texts`` has one
+    such text for each message, whatever its role.
     """
 
     model: str
@@ -89,20 +100,24 @@ class ChatCall:
     images: int
     last_user_text: str
     body: bytes = field(repr=False)
+    endpoint: Endpoint = Endpoint.CHAT
+    texts: tuple[str, ...] = field(default=(), repr=False)
     _splice: tuple[int, int, bytes] | None = field(default=None, repr=False, eq=False)
 
-    def upstream_body(self) -> bytes:
+    def upstream_body(self, model: str | None = None) -> bytes:
         """What the provider gets: the client's bytes, for a stream with ``stream_options.include_usage`` true.
 
-        Only that one member is spliced in, everything else keeps its bytes; nothing is copied when nothing changes.
+        ``model`` replaces the name of the model, where the provider has another one for it. Only these members are
+        spliced in, everything else keeps its bytes; nothing is copied when nothing changes.
         """
-        if not self.stream or self.include_usage:
-            return self.body
-        begin, end, text = self._splice or _splice_of(self.body)
-        return b"".join((self.body[:begin], text, self.body[end:]))
+        body = self.body
+        if self.stream and not self.include_usage:
+            begin, end, text = self._splice or _splice_of(body)
+            body = b"".join((body[:begin], text, body[end:]))
+        return body if model is None or model == self.model else with_member(body, "model", model)
 
 
-def parse_chat(body: bytes) -> ChatCall:
+def parse_chat(body: bytes) -> ModelCall:
     """Read a chat request.
 
     Raises InvalidRequest: status 400 for what is not one JSON object in UTF-8, 422 for a member that is missing, given
@@ -159,7 +174,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _SPECIAL = {"messages": JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=_unique)}
 
 
-def _call_of(body: bytes, text: str, at: int, found: list[Member]) -> ChatCall:
+def _call_of(body: bytes, text: str, at: int, found: list[Member]) -> ModelCall:
     members = {member.key: member for member in found}
     if len(members) != len(found):
         _check_duplicates(found, _READ_MEMBERS, "")
@@ -174,7 +189,7 @@ def _call_of(body: bytes, text: str, at: int, found: list[Member]) -> ChatCall:
     limit = _count_of(values, "max_completion_tokens", 0, MAX_TOKEN_COUNT)
     older_limit = _count_of(values, "max_tokens", 0, MAX_TOKEN_COUNT)
     n = _count_of(values, "n", 1, MAX_CHOICES)
-    return ChatCall(
+    return ModelCall(
         model,
         stream,
         older_limit if limit is None else limit,
@@ -185,7 +200,8 @@ def _call_of(body: bytes, text: str, at: int, found: list[Member]) -> ChatCall:
         prompt.images,
         prompt.last_user_text,
         body,
-        _in_bytes(text, edit) if stream and edit else None,
+        texts=tuple([_first_text(message.get("content")) for message in prompt.of]),
+        splice=_in_bytes(text, edit) if stream and edit else None,
     )
 
 
@@ -242,7 +258,7 @@ def _usage_option(text: str, at: int, found: list[Member], options: Member | Non
 
 
 def _splice_of(body: bytes) -> tuple[int, int, bytes]:
-    """For a ChatCall that was not made by ``parse_chat``."""
+    """For a ModelCall that was not made by ``parse_chat``."""
     text, at, found = _read(body)
     _, edit = _usage_option(text, at, found, {member.key: member for member in found}.get("stream_options"))
     assert edit is not None
@@ -258,6 +274,7 @@ class _Prompt:
     """Counts what the messages put into the prompt. Whatever has an unknown shape counts with its JSON text."""
 
     def __init__(self, messages: list[dict[str, object]]) -> None:
+        self.of = messages
         self.messages = len(messages)
         self.text_bytes = 0
         self.images = 0

@@ -25,10 +25,11 @@ from arbstr.wire._sse import frame
 
 @frozen
 class Usage:
-    """Tokens that the provider says it counted, both at least 0."""
+    """Tokens that the provider says it counted, all at least 0. ``cached_tokens`` of the prompt tokens were cached."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @frozen
@@ -60,7 +61,11 @@ def usage_of(obj: Mapping[str, object]) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(prompt, completion) if _is_count(prompt) and _is_count(completion) else None
+    if not _is_count(prompt) or not _is_count(completion):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(prompt, completion, min(cached, prompt) if _is_count(cached) else 0)
 
 
 def observe_chunk(data: bytes) -> ChunkFacts:

@@ -76,7 +76,7 @@ def test_everything_is_read_when_the_file_is_that_of_the_founding_document() -> 
     assert provider.name == "provider-alpha"
     assert provider.price == Price.of(10, 30, 1)
     assert provider.tier is Tier.FRONTIER
-    assert provider.models == ("gpt-4o", "claude-3.5-sonnet")
+    assert [model.id for model in provider.models] == ["gpt-4o", "claude-3.5-sonnet"]
     assert provider.api_key is not None
     assert provider.api_key.reveal() == "alpha-key"
     (rule,) = config.policies.rules
@@ -377,10 +377,10 @@ def test_url_is_taken_as_written_when_it_is_good(url: str) -> None:
         ("[server]\nhold_lease_s = 3", "in [vault]"),
         ("[server]\nrate_unit = 'x'", "at the top of the file"),
         ("[server]\nzzz = 1", "known here: listen"),
-        ("[server]\nrate_limit_rps = 1", "not in this version; remove it"),
+        ("[routing]\nstandard_threshold = 1", "complexity_threshold_low; remove it"),
         ("[vault]\nurl = 'x'", "not in this version"),
-        ("[routing]", "not in this version"),
-        (PROVIDER + "auto_discover = true", "list the models"),
+        ("[routing.complexity_weights]\ncode_block = 1", "did you mean code_blocks?"),
+        (PROVIDER + "models = [{id = 'm', context = 1}]", "did you mean context_tokens?"),
     ],
 )
 def test_unknown_key_is_refused_with_a_hint_and_only_warned_about_when_lenient(text: str, hint: str) -> None:
@@ -484,5 +484,5 @@ def test_value_error_names_the_field_when_a_value_is_made_by_hand(make: object, 
 
 
 def test_type_error_is_raised_when_one_text_is_given_for_several() -> None:
-    with pytest.raises(TypeError, match="several texts"):
+    with pytest.raises(TypeError, match="several models"):
         ProviderConfig("a", "mock://a", models="gpt-4o")

@@ -22,7 +22,7 @@ def by_cost(config: Config, model: str, tokens: tuple[int, int]) -> list[Provide
         assert provider.price is not None
         return provider.price.cost_msat(*tokens)
 
-    return sorted((each for each in config.providers if model in each.models), key=cost)
+    return sorted((each for each in config.providers if any(model == one.id for one in each.models)), key=cost)
 
 
 def test_nothing_outside_is_needed_when_the_market_is_mocked(config: Config) -> None:

@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from arbstr.config import ServerConfig
 from arbstr.edge import Gate, Limits, Services, make_app, serve
-from arbstr.requests import Caller, ChatRequest, PlainAnswer, Responder
+from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
 
 ANYONE = Caller(agent_id=None, role="anonymous", name="anonymous")
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -131,7 +131,7 @@ class Rig:
         return await self.request("POST", "/v1/chat/completions", "content-type: application/json", *lines, body=data)
 
 
-async def say_hello(request: ChatRequest, responder: Responder) -> PlainAnswer | None:
+async def say_hello(request: ModelRequest, responder: Responder) -> PlainAnswer | None:
     return PlainAnswer(200, ((b"content-type", b"application/json"),), b'{"hello":true}')
 
 
@@ -144,7 +144,7 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
     rigs: list[Rig] = []
 
     async def start(
-        chat: Callable[[ChatRequest, Responder], Awaitable[PlainAnswer | None]] = say_hello,
+        chat: Callable[[ModelRequest, Responder], Awaitable[PlainAnswer | None]] = say_hello,
         *,
         authenticate: Callable[[str | None, bool], Caller] = lambda authorization, local: ANYONE,
         models: Callable[[Caller], bytes] = lambda caller: b'{"object":"list","data":[]}',

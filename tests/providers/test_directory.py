@@ -17,6 +17,7 @@ def view(name: str, **fields: Any) -> ProviderView:
         name=name,
         url=f"mock://{name}",
         models=(),
+        any_model=True,
         price=None,
         tier=Tier.STANDARD,
         breaker_state=BreakerState.CLOSED,

@@ -13,6 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from arbstr.config import mock_config
 from arbstr.providers import MockProfile, MockTransport, Upstream, UpstreamFailure, build_transport
+from arbstr.wire import Endpoint
 
 URL = "http://mock.invalid/v1/chat/completions"
 
@@ -368,7 +369,9 @@ def test_is_built_for_every_provider_when_the_market_is_a_mock(tmp_path: Any) ->
 async def test_is_a_provider_like_any_other_when_called_by_the_upstream(make_config: Callable[..., Any]) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
     async with Upstream(make_config(url="mock://t", models=("m",))) as upstream:
-        answer = await upstream.chat(body, stream=True, request_id="r", correlation_id=None, traceparent=None)
+        answer = await upstream.send(
+            Endpoint.CHAT, body, stream=True, request_id="r", correlation_id=None, traceparent=None
+        )
         async with answer:
             assert (answer.status, answer.content_type) == (200, "text/event-stream")
             assert len(events_of(b"".join([chunk async for chunk in answer.chunks()]))) == 50
@@ -383,7 +386,7 @@ async def test_is_a_failure_like_any_other_when_called_by_the_upstream(
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
     async with Upstream(make_config(url=f"mock://t?{query}")) as upstream:
         with pytest.raises(UpstreamFailure) as caught:
-            async with await upstream.chat(body, stream=True, request_id="r") as answer:
+            async with await upstream.send(Endpoint.CHAT, body, stream=True, request_id="r") as answer:
                 await answer.read(1 << 20)
     assert caught.value.kind == kind
 
@@ -392,7 +395,7 @@ async def test_can_be_left_at_any_chunk_when_the_client_goes_away(make_config: C
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
     async with Upstream(make_config(url="mock://t?tokens_per_s=1000")) as upstream:
         with trio.CancelScope() as scope:
-            async with await upstream.chat(body, stream=True, request_id="r") as answer:
+            async with await upstream.send(Endpoint.CHAT, body, stream=True, request_id="r") as answer:
                 async for _ in answer.chunks():
                     scope.cancel()
         assert scope.cancelled_caught

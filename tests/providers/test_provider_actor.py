@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import ActorSystem, TrioActorRef
-from arbstr.config import Tier
+from arbstr.config import Model, Tier
 from arbstr.providers import (
     Acquire,
     BreakerState,
@@ -71,7 +71,7 @@ async def start(make_config: Callable[..., Any]) -> AsyncIterator[Callable[..., 
 async def test_shows_the_provider_at_once_when_started(start: Any, autojump_clock: Any) -> None:
     rig = start(models=("m",), tier=Tier.FRONTIER, api_key=Secret("sk-abcdefghijk"), max_concurrent=4)
     view = rig.shown
-    assert (view.name, view.url, view.models, view.tier) == ("alpha", "mock://alpha", ("m",), Tier.FRONTIER)
+    assert (view.name, view.url, view.models, view.tier) == ("alpha", "mock://alpha", (Model("m"),), Tier.FRONTIER)
     assert (view.breaker_state, view.failure_count, view.open_until, view.probing) == ("closed", 0, None, False)
     assert (view.in_flight, view.max_concurrent, view.busy, view.ttfb_ms) == (0, 4, False, None)
     assert (view.has_key, view.masked_key) == (True, "sk-abc...***")

@@ -14,6 +14,7 @@ import arbstr
 from arbstr.providers import PooledTransport, Upstream, UpstreamAnswer, UpstreamFailure, build_transport
 from arbstr.providers._upstream import retry_after_s
 from arbstr.secrets import Secret
+from arbstr.wire import Endpoint
 
 KEY = "sk-very-secret-0123456789"
 BODY = b'{"model":"m","messages":[]}'
@@ -21,8 +22,8 @@ MakeConfig = Callable[..., Any]
 
 
 async def call(upstream: Upstream, *, stream: bool = False, **more: Any) -> UpstreamAnswer:
-    return await upstream.chat(
-        BODY, stream=stream, request_id="req-1", **{"correlation_id": None, "traceparent": None} | more
+    return await upstream.send(
+        Endpoint.CHAT, BODY, stream=stream, request_id="req-1", **{"correlation_id": None, "traceparent": None} | more
     )
 
 

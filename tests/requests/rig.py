@@ -22,9 +22,10 @@ from attrs import define, field, frozen
 
 from actors import ActorSystem
 from arbstr.accounts import Accounts
-from arbstr.config import PoliciesConfig, ProviderConfig
+from arbstr.config import ProviderConfig
 from arbstr.providers import Describe, Directory, ProviderActor, ProviderView, Upstream
-from arbstr.requests import Caller, ChatRequest, ClientGone, PlainAnswer, RequestContext, Requests
+from arbstr.requests import Caller, ClientGone, ModelRequest, PlainAnswer, RequestContext, Requests
+from arbstr.routing import Router
 from arbstr.store import CheckReport, NewAgent, Store
 from arbstr.units import Price
 from arbstr.wire import SSEReader, parse_chat
@@ -244,10 +245,9 @@ class World:
             system=self.system,
             directory=self.directory,
             upstreams={},
-            policies=PoliciesConfig(),
+            router=Router(default_reserve_tokens=100),
             store=self.ledger,  # type: ignore[arg-type]  # quacks
             accounts=self.accounts,
-            default_reserve_tokens=100,
             stream_cost_event=False,
         )
         self.requests = Requests(self.context)
@@ -270,13 +270,13 @@ class World:
         stream_cost: bool = False,
         request_id: str | None = None,
         **fields: Any,
-    ) -> ChatRequest:
+    ) -> ModelRequest:
         body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": content}], **fields}
         if stream:
             body |= {"stream": True}
         if include_usage:
             body |= {"stream_options": {"include_usage": True}}
-        return ChatRequest(
+        return ModelRequest(
             request_id=request_id or str(uuid4()),
             correlation_id="mine",
             traceparent=None,
@@ -286,8 +286,8 @@ class World:
             call=parse_chat(json.dumps(body).encode()),
         )
 
-    async def chat(self, request: ChatRequest | None = None, client: Client | None = None) -> PlainAnswer | None:
-        return await self.requests.chat(request or self.request(), client or Client())
+    async def chat(self, request: ModelRequest | None = None, client: Client | None = None) -> PlainAnswer | None:
+        return await self.requests.answer(request or self.request(), client or Client())
 
     async def stream(self, client: Client | None = None, **fields: Any) -> Client:
         """Have a request streamed that is expected to go out through the responder."""

@@ -12,7 +12,8 @@ import trio.testing
 from actors import TrioActorRef
 from arbstr.accounts import Deposit
 from arbstr.errors import ArbstrError, InternalError, ShuttingDown
-from arbstr.requests import ChatRequest, RequestActor, _actor, _life
+from arbstr.requests import ModelRequest, RequestActor, _actor, _life
+from arbstr.routing import Router
 from tests.requests.rig import CHEAP, DEAR, DONE, Answer, Client, World, completion, piece, says, streams, usage
 
 BIG = piece("x" * 400)
@@ -44,33 +45,33 @@ class At(trio.abc.Instrument):
         trio.lowlevel.remove_instrument(self)
 
 
-async def plain(world: World) -> tuple[ChatRequest, Client]:
+async def plain(world: World) -> tuple[ModelRequest, Client]:
     world.transports["a"].answers = [says("x", usage(10, 20))]
     return world.request(), Client()
 
 
-async def stream(world: World) -> tuple[ChatRequest, Client]:
+async def stream(world: World) -> tuple[ModelRequest, Client]:
     world.transports["a"].answers = [streams(piece("one"), BIG, BIG, BIG, DONE)]
     return world.request(stream=True, stream_cost=True), Client()
 
 
-async def failover(world: World) -> tuple[ChatRequest, Client]:
+async def failover(world: World) -> tuple[ModelRequest, Client]:
     world.transports["a"].answers = [Answer([b"no"], 503)]
     world.transports["b"].answers = [streams(piece("one"), DONE)]
     return world.request(stream=True), Client()
 
 
-async def refused(world: World) -> tuple[ChatRequest, Client]:
+async def refused(world: World) -> tuple[ModelRequest, Client]:
     world.transports["a"].answers = [Answer([b"{}"], 400)]
     return world.request(), Client()
 
 
-async def leaving(world: World) -> tuple[ChatRequest, Client]:
+async def leaving(world: World) -> tuple[ModelRequest, Client]:
     world.transports["a"].answers = [streams(piece("one"), BIG, BIG, DONE)]
     return world.request(stream=True), Client(leaves_after=2)
 
 
-async def broken(world: World) -> tuple[ChatRequest, Client]:
+async def broken(world: World) -> tuple[ModelRequest, Client]:
     world.transports["a"].answers = [streams(piece("one"))]
     return world.request(stream=True), Client()
 
@@ -84,7 +85,7 @@ def market(world: World) -> None:
     world.provider("b", says(), price=DEAR, breaker_failures=1_000)
 
 
-async def check(world: World, request: ChatRequest, client: Client, *, receipts: tuple[int, ...] = (1,)) -> Any:
+async def check(world: World, request: ModelRequest, client: Client, *, receipts: tuple[int, ...] = (1,)) -> Any:
     await world.check_closed()
     found = world.rows("SELECT * FROM receipts WHERE request_id = ?", request.request_id)
     assert len(found) in receipts
@@ -102,7 +103,7 @@ async def test_the_books_are_closed_when_the_client_leaves_at_any_step(world: Wo
     for step in range(LAST_STEP):
         request, client = await scene(world)
         with trio.CancelScope() as scope, At(step, scope.cancel) as instrument, trio.fail_after(15):
-            await world.requests.chat(request, client)
+            await world.requests.answer(request, client)
         receipt = await check(world, request, client)
         outcomes[receipt["outcome"]] = outcomes.get(receipt["outcome"], 0) + 1
         if not instrument.acted:
@@ -126,7 +127,7 @@ class TestSmallBudget:
             await self.refill(world, deposited, f"step {step}")
             request, client = world.request(stream=True), Client()
             with trio.CancelScope() as scope, At(step, scope.cancel) as instrument, trio.fail_after(15):
-                await world.requests.chat(request, client)
+                await world.requests.answer(request, client)
             await check(world, request, client)
             [agent] = world.store_check().agents
             assert agent.debt_msat == 0
@@ -156,7 +157,7 @@ async def test_the_books_are_closed_when_the_actor_is_stopped_at_any_step(world:
         request, client = await scene(world)
         with At(step, stop, _is_of_a_request) as instrument, trio.fail_after(15):
             try:
-                await world.requests.chat(request, client)
+                await world.requests.answer(request, client)
             except InternalError:
                 pass
             else:
@@ -181,7 +182,7 @@ async def test_nobody_waits_when_the_client_leaves_before_the_first_step(world: 
     request = world.request()
     with trio.CancelScope() as scope, trio.fail_after(1):
         scope.cancel()
-        await world.requests.chat(request, Client())
+        await world.requests.answer(request, Client())
     assert scope.cancelled_caught
     assert not [ref for ref in world.system.refs() if ref.actor_class is RequestActor]
     receipt = await check(world, request, Client())
@@ -286,7 +287,7 @@ async def test_the_books_are_closed_and_the_client_is_told_when_there_is_a_defec
     elif where == "answer":
         a.answers = [streams(RuntimeError("defect"))]
     elif where == "select":
-        monkeypatch.setattr(_life, "select", raising)
+        monkeypatch.setattr(Router, "select", raising)
     elif where == "responder":
         client = Defective()
     elif where == "savings":

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arbstr.routing import Demand, demand_of
-from arbstr.wire import ChatCall
+from arbstr.wire import ModelCall
 
 
-def call_of(**members: Any) -> ChatCall:
+def call_of(**members: Any) -> ModelCall:
     fields = {
         "model": "m",
         "stream": False,
@@ -23,7 +23,7 @@ def call_of(**members: Any) -> ChatCall:
         "last_user_text": "",
         "body": b"{}",
     }
-    return ChatCall(**{**fields, **members})
+    return ModelCall(**{**fields, **members})
 
 
 def demand(default_reserve_tokens: int = 4_096, policy: str | None = None, **members: Any) -> Demand:

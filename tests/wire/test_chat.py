@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arbstr.errors import InvalidRequest
-from arbstr.wire import MAX_TOKEN_COUNT, ChatCall, parse_chat
+from arbstr.wire import MAX_TOKEN_COUNT, ModelCall, parse_chat
 
 USER = {"role": "user", "content": "hi"}
 
@@ -18,7 +18,7 @@ def body_of(**members: Any) -> bytes:
     return json.dumps({"model": "m", "messages": [USER], **members}).encode()
 
 
-def call_of(*messages: Any, **members: Any) -> ChatCall:
+def call_of(*messages: Any, **members: Any) -> ModelCall:
     return parse_chat(body_of(messages=list(messages), **members))
 
 
@@ -364,7 +364,7 @@ def test_only_include_usage_differs_when_the_call_streams(
 
 def test_the_body_is_spliced_when_the_call_was_built_by_hand() -> None:
     body = body_of(stream=True)
-    call = ChatCall("m", True, None, 1, False, 2, 1, 0, "hi", body)
+    call = ModelCall("m", True, None, 1, False, 2, 1, 0, "hi", body)
     assert call.upstream_body() == parse_chat(body).upstream_body()
 
 
