@@ -64,9 +64,7 @@ def parse_models(document: Any) -> tuple[FoundModel, ...]:
 
 def is_model_id(value: object) -> bool:
     """Text that may stand as a model's name: visible, of bounded length, no white space at its ends."""
-    return (
-        isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and value == value.strip()
-    )
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and value == value.strip()
 
 
 def _model(entry: dict[str, Any]) -> FoundModel:

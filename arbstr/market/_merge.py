@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final, NamedTuple
@@ -43,20 +43,23 @@ def with_found(provider: ProviderConfig, found: Iterable[FoundModel]) -> Provide
     written: defaultdict[str, list[Model]] = defaultdict(list)
     for model in provider.models:
         written[_upstream_id(model)].append(model)
-    models: list[Model] = []
-    for one in found:
-        for model in written.get(one.id) or [Model(one.id)]:
-            models.append(
-                evolve(
-                    model,
-                    context_tokens=_first(model.context_tokens, one.context_tokens),
-                    max_output_tokens=_first(model.max_output_tokens, one.max_output_tokens),
-                )
-            )
-    # An alias of the file beats a model of the provider that happens to have that name: it comes first, and counts.
+    # An alias of the file beats a model of the provider that happens to have that name.
     aliases = {model.id for model in provider.models if _upstream_id(model) != model.id}
-    models = [model for model in models if model.id not in aliases or _upstream_id(model) != model.id]
-    return evolve(provider, models=models)
+    models = [
+        _limited(model, one)
+        for one in found
+        for model in written.get(one.id) or [Model(one.id)]
+        if model.id not in aliases or _upstream_id(model) != model.id
+    ]
+    return evolve(provider, models=models) if models else provider
+
+
+def _limited(model: Model, found: FoundModel) -> Model:
+    return evolve(
+        model,
+        context_tokens=_first(model.context_tokens, found.context_tokens),
+        max_output_tokens=_first(model.max_output_tokens, found.max_output_tokens),
+    )
 
 
 def _upstream_id(model: Model) -> str:
@@ -238,7 +241,7 @@ def _judge(
             listings.append(listing)
             judged.append(None)
     reasons = quarantined(listings, factor=Fraction(config.price_factor))
-    return {quote: reason for at, reason in reasons.items() if (quote := judged[at]) is not None}
+    return {identity: reason for at, reason in reasons.items() if (identity := judged[at]) is not None}
 
 
 def _written_prices(providers: Iterable[ProviderConfig]) -> Iterable[Listing]:
@@ -292,7 +295,7 @@ def _overlaid(provider: ProviderConfig, groups: Mapping[_Key, _Group]) -> Provid
         named.update((one.id, _upstream_id(one)))
         models.append(one if found is None else _repriced(one, provider.price, found))
     for model, offer in offers.items():
-        if model in named or _price_of(offer.quote, None) is None and not offer.absurd:
+        if model in named or (_price_of(offer.quote, None) is None and not offer.absurd):
             continue
         own = provider.price if provider.any_model else None
         if not (offer.expired and own is not None):  # else it is bought by the file's price, like any other model
@@ -403,9 +406,7 @@ def _slug(text: str) -> str:
 # --- What is told -----------------------------------------------------------------------------------------------------
 
 
-def _quarantined_models(
-    providers: Iterable[ProviderConfig], groups: Mapping[_Key, _Group]
-) -> tuple[Quarantined, ...]:
+def _quarantined_models(providers: Iterable[ProviderConfig], groups: Mapping[_Key, _Group]) -> tuple[Quarantined, ...]:
     absurd = {offer.absurd for group in groups.values() for offer in group.values() if offer.absurd}
     return tuple(
         Quarantined(provider.name, model.id, model.excluded)
@@ -419,9 +420,7 @@ def _skipped(
     key: _Key, quotes: Mapping[str, _Offer] | Sequence[HeldQuote], reason: str, hint: str, **more: float
 ) -> Skipped:
     first = next(iter(quotes.values())) if isinstance(quotes, Mapping) else quotes[0]
-    return Skipped(
-        key.source, first.quote.provider, key.provider_id, key.endpoint, len(quotes), reason, hint, **more
-    )
+    return Skipped(key.source, first.quote.provider, key.provider_id, key.endpoint, len(quotes), reason, hint, **more)
 
 
 def _unreliable(key: _Key, quotes: Sequence[HeldQuote], reliability: float, config: TokenstatsConfig) -> Skipped:
@@ -446,6 +445,3 @@ def _unpriced(key: _Key, offers: _Group, quotes: Sequence[HeldQuote]) -> Skipped
 def _stale(count: int, config: TokenstatsConfig) -> Skipped:
     hint = f"older than stale_after_secs = {config.stale_after_secs:g}"
     return Skipped("*", "*", "*", None, count, "stale_quotes", hint)
-
-
-Clock = Callable[[], float]
