@@ -20,6 +20,7 @@ def test_uses_the_defaults_when_nothing_is_said() -> None:
     assert options("replay") == (ReplayOptions(), None)
     assert options("crash") == (10, 1, None)
     assert options("actors") == (ActorsOptions(), None)
+    assert options("price-history", "--history", "h.csv.gz") == (Path("h.csv.gz"), None)
 
 
 def test_passes_on_what_is_said_when_replaying() -> None:
@@ -42,6 +43,7 @@ def test_passes_on_what_is_said_when_replaying() -> None:
         "replay --hosts 3",
         "crash --times x",
         "actors --rounds 0",
+        "price-history",
         "",
         "fly",
     ],
