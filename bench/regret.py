@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -85,7 +85,7 @@ def _cheapest(hosts: Sequence[tuple[int, int]], prompt: int, completion: int) ->
 
 
 def measure(trace: str, arrivals: Sequence[Arrival], families: Sequence[Family]) -> TraceRegret:
-    """Ask every family every request in turn; an answer is learned from before the next request, never before its own."""
+    """Ask every family every request in turn; an answer is learned from before the next request, not before its own."""
     estimator = RunningMean()
     router = Router(estimator=estimator)
     contest = _Contest(families)
@@ -121,12 +121,16 @@ def is_least(router: Router, demand: Demand, family: Family, offers: Offers) -> 
     return costs.get(pick) == min(costs.values())
 
 
+def _paths(values: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(values)
+
+
 @frozen
 class RegretOptions:
     """What ``python -m bench regret`` was told."""
 
     prices: Path
-    trace: tuple[Path, ...] = field(converter=tuple)
+    trace: tuple[Path, ...] = field(converter=_paths)
 
 
 def regret(options: RegretOptions) -> RegretReport:

@@ -35,7 +35,9 @@ def test_passes_on_what_is_said_when_replaying() -> None:
 
 
 def test_takes_several_traces_when_asked_for_regret() -> None:
-    asked, json_file = options(*"regret --prices p.csv --trace a.csv --trace b.csv.gz".split())
+    words = "regret --prices p.csv --trace a.csv --trace b.csv.gz"
+
+    asked, json_file = options(*words.split())
 
     assert json_file is None
     assert asked == RegretOptions(Path("p.csv"), (Path("a.csv"), Path("b.csv.gz")))
