@@ -1,4 +1,4 @@
-"""``python -m bench VERB``: replay, crash, first, actors, price-history. SIGTERM and Ctrl-C stop what was started."""
+"""``python -m bench VERB``. SIGTERM and Ctrl-C stop what was started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, price_history, replay
+from bench import actors, crash, first, price_history, regret, replay
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -37,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
     actors_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual number of operations")
     history_verb = verbs.add_parser("price-history", help="judge the market's price sanity by the prices of the past")
     history_verb.add_argument("--history", type=Path, required=True, metavar="FILE.csv.gz", help="price_history.csv.gz")
-    for verb in (crash_verb, first_verb, actors_verb, history_verb):
+    regret_verb = verbs.add_parser("regret", help="what not knowing the length of an answer costs, by rule of choice")
+    regret_verb.add_argument("--prices", type=Path, metavar="FILE", required=True, help="provider_prices.csv")
+    regret_verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", required=True, action="append")
+    for verb in (crash_verb, first_verb, actors_verb, history_verb, regret_verb):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -96,6 +99,8 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         return partial(price_history.main, options["history"], json_file)
     if verb == "actors":
         return partial(actors.main, actors.ActorsOptions(**options), json_file)
+    if verb == "regret":
+        return partial(regret.main, regret.RegretOptions(**options), json_file)
     return partial(first.main, first.FirstOptions(**options), json_file)
 
 

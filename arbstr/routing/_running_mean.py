@@ -39,14 +39,14 @@ _Kind = tuple[str | int | None, ...]
 
 @define
 class _Mean:
-    """``seen`` is how many values it stands for, no more than fade."""
+    """Of values, the newest with a weight of ``SLOWEST`` at least. The more were seen, the less it leans."""
 
     mean: float = 0.0
     seen: int = 0
 
     def add(self, value: float) -> None:
-        self.seen = min(self.seen + 1, round(1 / SLOWEST))
-        self.mean += (value - self.mean) / self.seen
+        self.seen += 1
+        self.mean += (value - self.mean) * max(1 / self.seen, SLOWEST)
 
     def leaning_on(self, general: float) -> float:
         return (self.seen * self.mean + LEAN * general) / (self.seen + LEAN)
@@ -63,7 +63,7 @@ class _Share:
     seen: int = 0
 
     def add(self, usage: Usage) -> None:
-        self.seen = min(self.seen + 1, round(1 / SLOWEST))
+        self.seen += 1
         self.prompt += usage.prompt_tokens - SLOWEST * self.prompt
         self.cached += usage.cached_tokens - SLOWEST * self.cached
         self.expected = self.cached / self.prompt * self.seen / (self.seen + LEAN)
