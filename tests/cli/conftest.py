@@ -86,34 +86,40 @@ base_fee = 0.5
 
 
 @pytest.fixture
-def file(write: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """File receipts in the database of a written configuration, while a store holds it. Times are seconds ago."""
+def books(write: Callable[..., Path], tmp_path: Path) -> Iterator[Store]:
+    """The database of a written configuration, held as by a running arbstr."""
     write(CONFIG)
     with Store.open(tmp_path / "books.db", durability="process") as store:
-        now_ns = time.time_ns()
+        yield store
 
-        def file(request_id: str, ago_s: float = 10, **changes: Any) -> None:
-            values = {
-                "agent_id": None,
-                "correlation_id": None,
-                "hold_id": None,
-                "started_ns": now_ns - int(ago_s * 1_000_000_000),
-                "duration_us": 2_500,
-                "model": "big",
-                "provider": "alpha",
-                "policy": None,
-                "stream": False,
-                "outcome": "ok",
-                "http_status": 200,
-                "error": None,
-                "prompt_tokens": 1_000,
-                "completion_tokens": 100,
-                "estimated": False,
-                "expected_msat": 4_000,
-                "cost_msat": 3_500,
-                "saved_median_msat": 500,
-                "saved_dearest_msat": 1_000,
-            }
-            store.commit_now(ReceiptOnly(ReceiptRow(request_id, **{**values, **changes})))
 
-        yield file
+@pytest.fixture
+def file(books: Store) -> Callable[..., None]:
+    """File a receipt; what is not named is of an ordinary one. Times are seconds ago."""
+    now_ns = time.time_ns()
+
+    def file(request_id: str, ago_s: float = 10, **changes: Any) -> None:
+        values = {
+            "agent_id": None,
+            "correlation_id": None,
+            "hold_id": None,
+            "started_ns": now_ns - int(ago_s * 1_000_000_000),
+            "duration_us": 2_500,
+            "model": "big",
+            "provider": "alpha",
+            "policy": None,
+            "stream": False,
+            "outcome": "ok",
+            "http_status": 200,
+            "error": None,
+            "prompt_tokens": 1_000,
+            "completion_tokens": 100,
+            "estimated": False,
+            "expected_msat": 4_000,
+            "cost_msat": 3_500,
+            "saved_median_msat": 500,
+            "saved_dearest_msat": 1_000,
+        }
+        books.commit_now(ReceiptOnly(ReceiptRow(request_id, **{**values, **changes})))
+
+    return file

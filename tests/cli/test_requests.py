@@ -42,11 +42,11 @@ def test_only_those_asked_for_are_listed_when_filtered(run: Callable, file: File
     assert " -  " in run("requests", "--failed").out
 
 
-def test_only_the_agents_own_are_listed_when_one_is_named(run: Callable, write: Callable, file: File) -> None:
+def test_only_the_agents_own_are_listed_when_one_is_named(run: Callable, file: File, books: Store) -> None:
+    file("hers", model="small", agent_id=books.add_agent_now("Ada").agent_id)
     file("nobodys")
-    result = run("requests", "--agent", "Ada")
-    assert (result.code, result.out) == (1, "")
-    assert "there is no agent 'Ada'" in result.err
+    assert models(run("requests", "--agent", "Ada").out) == ["small"]
+    assert "there is no agent 'Eve'" in run("requests", "--agent", "Eve").err
 
 
 def test_it_is_said_when_there_are_none(run: Callable, file: File) -> None:

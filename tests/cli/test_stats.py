@@ -91,32 +91,23 @@ def test_it_is_said_when_there_are_too_many_groups(run: Callable, file: File, mo
     assert f"only the {MAX_GROUPS} busiest" in run("stats", "--group-by", "model").err
 
 
-def test_only_the_agents_own_are_counted_when_one_is_named(run: Callable, write: Callable) -> None:
-    write("[database]\npath = 'books.db'\n[vault]")
-    with Store.open(Path("books.db"), durability="process") as store:
-        store.add_agent_now("Ada")
-        store.add_agent_now("Bob")
-        store.add_agent_now("Bob")
-        (ada, *_), bobs = store.agents_now(), [one.agent_id for one in store.agents_now() if one.name == "Bob"]
-    assert json.loads(run("stats", "--json", "--agent", "Ada").out)["total"] == 0
-    assert run("stats", "--agent", ada.agent_id).code == 0
-    unknown = run("stats", "--agent", "Eve")
-    assert (unknown.code, unknown.err) == (
-        1,
-        "Error: there is no agent 'Eve'; `arbstr agents list` shows those there are\n",
-    )
-    ambiguous = run("stats", "--agent", "Bob")
-    assert ambiguous.code == 1
-    assert all(bob in ambiguous.err for bob in bobs)
-
-
-def test_receipts_of_others_are_left_out_when_an_agent_is_named(run: Callable, file: File) -> None:
-    with Store.open(Path("other.db"), durability="process") as store:
-        ada = store.add_agent_now("Ada").agent_id
+@pytest.mark.parametrize("argv", [["stats", "--json"], ["replay", "--json"]])
+def test_only_the_agents_own_are_counted_when_one_is_named(
+    run: Callable, file: File, books: Store, argv: list[str]
+) -> None:
+    ada, bob, other_bob = (books.add_agent_now(name).agent_id for name in ("Ada", "Bob", "Bob"))
     file("hers", agent_id=ada)
     file("nobodys")
-    # The agent is known to the database that is asked, not to any other.
-    assert run("stats", "--agent", "Ada").code == 1
+    for name in ("Ada", ada):
+        body = json.loads(run(*argv, "--agent", name).out)
+        assert body.get("total", body.get("requests")) == 1
+    unknown = run(*argv, "--agent", "Eve")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert unknown.err == "Error: there is no agent 'Eve'; `arbstr agents list` shows those there are\n"
+    ambiguous = run(*argv, "--agent", "Bob")
+    assert ambiguous.code == 1
+    assert bob in ambiguous.err
+    assert other_bob in ambiguous.err
 
 
 @pytest.mark.usefixtures("_filed")
