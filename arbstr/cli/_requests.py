@@ -12,7 +12,7 @@ from attrs import asdict
 
 from arbstr.cli._books import filter_of, read_receipts
 from arbstr.cli._errors import Refused
-from arbstr.cli._output import on_terminal, print_json, print_json_line, print_table, printable
+from arbstr.cli._output import note, on_terminal, print_json, print_json_line, print_table, printable
 from arbstr.cli._times import show_time
 from arbstr.store import (
     AttemptRow,
@@ -46,6 +46,8 @@ _NUMBERS = frozenset(("NUMBER", "IN", "OUT", "COST", "SAVED", "MS"))
 
 def run(arguments: Namespace) -> int:
     if arguments.id is not None:
+        if arguments.follow:
+            raise Refused("-f is for lists; leave it out to see one request")
         return _show_one(arguments)
     wanted = filter_of(arguments)
     newest, seen = read_receipts(
@@ -58,6 +60,8 @@ def run(arguments: Namespace) -> int:
         _print_json_lines(oldest_first)
     else:
         print_table(tuple(_WIDTHS), map(_cells, oldest_first), numbers=_NUMBERS)
+        if not oldest_first:
+            note("No such requests yet.")
     return 0
 
 
