@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -25,7 +25,7 @@ from arbstr.config import Config, ProviderConfig
 from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.providers import BreakerState, Directory, ProviderActor, ProviderView, Upstream
-from arbstr.requests import Authenticator, Caller, RequestContext, Requests
+from arbstr.requests import Authenticator, Caller, Limits, RequestContext, Requests
 from arbstr.routing import Router
 from arbstr.store import NewAgent, Store, StoreError, TokenRow
 from arbstr.units import Price, format_sats
@@ -104,11 +104,13 @@ class _Tree:
             context = RequestContext(
                 system=system,
                 directory=directory,
-                upstreams=upstreams,
+                fleet=_Upstreams(upstreams),
                 router=self._router(),
                 store=self.store,
                 accounts=accounts,
                 stream_cost_event=config.server.stream_cost_event,
+                heartbeat_s=config.server.heartbeat_s,
+                limits=Limits(config.limits, rate_limit_rps=config.server.rate_limit_rps),
             )
             requests = Requests(context)
             providers = await _supervise_providers(system, config.providers, directory)
@@ -163,6 +165,16 @@ class _Tree:
                 f"  export OPENAI_API_KEY={self.demo.token}",
             ]
         print("\n".join(lines), flush=True)  # noqa: T201 - for people and for scripts that wait for it
+
+
+@frozen
+class _Upstreams:
+    """The way out to each provider, by name."""
+
+    by_name: Mapping[str, Upstream]
+
+    def upstream(self, name: str) -> Upstream:
+        return self.by_name[name]
 
 
 async def _listen_to_signals(

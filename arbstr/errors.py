@@ -10,6 +10,7 @@ ArbstrError                     anything that ends a request; knows its HTTP sta
 │   ├── RequestTimeout          408  the body did not arrive in time
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedMediaType    415
+│   ├── RateLimited             429  this client, or all together, ask for more than is allowed
 │   └── UpstreamRejected        4xx  the provider says that the request is at fault; its body is passed on
 ├── BillingRefused              402, 403 or 429: the account does not allow it
 └── ServiceError                ours or a provider's
@@ -114,6 +115,27 @@ class BodyTooLarge(ClientError):
 class UnsupportedMediaType(ClientError):
     status = 415
     reason = "unsupported_media_type"
+
+
+class RateLimited(ClientError):
+    """Too much was asked for in too short a time; ``retry_after_s`` is when it would pass.
+
+    ``headers`` are OpenAI's ``x-ratelimit-*``, to be sent with the answer.
+    """
+
+    status = 429
+    reason = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        details: dict[str, int | str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, details=details)
+        self.headers = headers
 
 
 class UpstreamRejected(ClientError):
