@@ -32,6 +32,7 @@ from arbstr.wire import Endpoint
 FailureKind = Literal[
     "connect",
     "connect_timeout",
+    "encoding",
     "first_byte_timeout",
     "idle_timeout",
     "redirect",
@@ -167,7 +168,7 @@ class Upstream:
         if answer.content_encoding not in ("", "identity"):
             await answer.aclose()
             raise UpstreamFailure(
-                "reset", "the provider answered in a content encoding although identity was asked for"
+                "encoding", "the provider answered in a content encoding although identity was asked for"
             )
         return answer
 
