@@ -2,7 +2,17 @@
 
 from arbstr.market._catalog import CatalogActor, Fleet, Refresh, UseConfig, WhenReady
 from arbstr.market._discovery import FoundModel, discover, parse_models
-from arbstr.market._feed import FeedAnswer, PollFailed, Quote, normal_endpoint, parse_nodes, parse_quotes, poll
+from arbstr.market._feed import (
+    FeedAnswer,
+    PollFailed,
+    Quote,
+    UnreadableQuote,
+    normal_endpoint,
+    parse_nodes,
+    parse_quote,
+    poll,
+    read_quotes,
+)
 from arbstr.market._fetch import FetchFailed, get_json
 from arbstr.market._merge import HeldQuote, Merged, QuoteBook, merge, take_in, with_found
 from arbstr.market._report import DiscoveryState, MarketBoard, MarketCounts, MarketReport, Quarantined, Skipped
@@ -27,6 +37,7 @@ __all__ = [
     "QuoteBook",
     "Refresh",
     "Skipped",
+    "UnreadableQuote",
     "UseConfig",
     "WhenReady",
     "discover",
@@ -35,9 +46,10 @@ __all__ = [
     "normal_endpoint",
     "parse_models",
     "parse_nodes",
-    "parse_quotes",
+    "parse_quote",
     "poll",
     "quarantined",
+    "read_quotes",
     "take_in",
     "with_found",
 ]

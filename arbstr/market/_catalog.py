@@ -54,7 +54,8 @@ class Fleet(Protocol):
 class UseConfig(Ask[MarketReport]):
     """Use this configuration from now on. Answered when the fleet runs what it wants, as far as that is known.
 
-    Lists of models stay known for providers whose URL and key are the same, quotes while the feed is the same.
+    Lists of models stay known for providers whose URL and key are the same, quotes while the feed is the same; all are
+    read again.
     """
 
     config: Config
@@ -168,7 +169,8 @@ class CatalogActor(TrioActor):
         self._chance = chance
         self._readings = {each.name: _Reading(each) for each in _discoverable(config)}
         self._book: QuoteBook | None = None
-        self._market = _market_of(config.tokenstats)  # the report but for what a merge adds
+        self._market = _market_of(config.tokenstats)
+        """The report, but for what a merge adds."""
         self._runs: dict[_Job, _Run] = {}
         self._timers: dict[_Job, Timer] = {}
         self._expiry: Timer | None = None
@@ -286,12 +288,12 @@ class CatalogActor(TrioActor):
         reading = self._readings[message.job.provider]
         if isinstance(message.outcome, str):
             self._board.count(discoveries_failed=1)
+            if message.outcome != reading.last_error:
+                name, kept = reading.provider.name, _kept(reading)
+                logger.warning("provider %s: no list of models: %s; it serves %s", name, message.outcome, kept)
             reading.last_error = message.outcome
             reading.failures += 1
-            logger.warning(
-                "provider %s: its models cannot be read: %s; it serves %s", reading.provider.name, message.outcome, _kept(reading)
-            )
-            return min(RETRY_S * 2 ** min(reading.failures - 1, 20), self._config.discovery.interval_s)
+            return min(RETRY_S * (1 << min(reading.failures - 1, 20)), self._config.discovery.interval_s)
         self._board.count(discoveries_ok=1)
         reading.found, reading.last_error, reading.failures = message.outcome, None, 0
         reading.last_success_at = self._unix_now()
@@ -303,11 +305,11 @@ class CatalogActor(TrioActor):
         assert feed is not None
         unix_now = self._unix_now()
         if isinstance(message.outcome, PollFailed):
+            error = message.outcome.error
             self._board.count(polls_failed=1)
-            logger.warning("market feed: %s", message.outcome.error)
-            self._market = evolve(
-                self._market, last_poll_at=unix_now, last_error=message.outcome.error, notes=(message.outcome.note,)
-            )
+            if error != self._market.last_error:
+                logger.warning("market feed: %s", error)
+            self._market = evolve(self._market, last_poll_at=unix_now, last_error=error, notes=(message.outcome.note,))
         else:
             self._board.count(polls_ok=1)
             answer = message.outcome
@@ -351,15 +353,16 @@ class CatalogActor(TrioActor):
         before, self._config = self._config, config
         known = self._readings
         self._readings = {each.name: _continued(known.get(each.name), each) for each in _discoverable(config)}
-        changed = {_Job(name) for name, reading in self._readings.items() if reading is not known.get(name)}
-        if not _same_feed(before.tokenstats, config.tokenstats):
-            changed.add(_FEED)
+        same = {_Job(name) for name, reading in self._readings.items() if reading is known.get(name)}
+        if _same_feed(before.tokenstats, config.tokenstats):
+            same.add(_FEED)
+        else:
             self._book = None
             self._market = _market_of(config.tokenstats)
         jobs = self._jobs()
-        for job in {*self._runs, *self._timers} - (jobs - changed):
+        for job in {*self._runs, *self._timers} - (same & jobs):
             self._drop(job)
-        for job in changed & jobs:
+        for job in jobs:
             self._begin(job)
         await self._apply()
         for job in {job for waiting, _ in self._waiting for job in waiting} - jobs:
@@ -440,7 +443,7 @@ def _kept(reading: _Reading) -> str:
 def _market_of(feed: TokenstatsConfig | None) -> MarketReport:
     if feed is None:
         return MarketReport()
-    return MarketReport(enabled=True, url=feed.url, notes=("the market feed has not answered yet",))
+    return MarketReport(enabled=True, url=feed.url.rstrip("/"), notes=("the market feed has not answered yet",))
 
 
 def _same_feed(one: TokenstatsConfig | None, other: TokenstatsConfig | None) -> bool:

@@ -11,19 +11,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import chain, count
 from typing import Final, NamedTuple
 
 from attrs import evolve, field, frozen
 
 from arbstr.config import Model, ProviderConfig, TokenstatsConfig
 from arbstr.market._discovery import FoundModel
-from arbstr.market._feed import FeedAnswer, Quote, normal_endpoint
+from arbstr.market._feed import UNIT, FeedAnswer, Quote, normal_endpoint
 from arbstr.market._report import Quarantined, Skipped
 from arbstr.market._sanity import Listing, quarantined
 from arbstr.secrets import Secret
 from arbstr.units import MSAT_PER_SAT, Price
 
-UNIT: Final = "sats_per_1m_tokens"
 MAX_PROVIDERS: Final = 256
 """New ones from the feed: a key for a whole source must not let the feed start any number of them."""
 MAX_NAME: Final = 128
@@ -132,6 +132,10 @@ class _Offer(NamedTuple):
     quote: Quote
     expired: str
     absurd: str
+
+    @property
+    def usable(self) -> bool:
+        return self.quote.price is not None and not self.expired and not self.absurd
 
 
 _Group = dict[str, _Offer]
@@ -287,7 +291,9 @@ def _overlaid(provider: ProviderConfig, groups: Mapping[_Key, _Group]) -> Provid
     offers: dict[str, _Offer] = {}
     for key in matching:
         for model, offer in groups[key].items():
-            offers.setdefault(model, offer)
+            known = offers.get(model)
+            if known is None or (offer.usable and not known.usable):
+                offers[model] = offer
     named: set[str] = set()
     models: list[Model] = []
     for one in provider.models:
@@ -323,10 +329,11 @@ def _repriced(model: Model, default: Price | None, offer: _Offer, base: Price | 
 
 def _price_of(quote: Quote, own: Price | None) -> Price | None:
     """Exact, with the base fee of the file's price. None: a rate is not known, or negative."""
-    if quote.input_rate is None or quote.output_rate is None or min(quote.input_rate, quote.output_rate) < 0:
-        return None
-    base_fee = 0 if own is None else own.base_fee_msat / MSAT_PER_SAT
-    return Price.of(quote.input_rate, quote.output_rate, base_fee, unit=UNIT)
+    if quote.price is None or own is None or not own.base:
+        return quote.price
+    assert quote.input_rate is not None
+    assert quote.output_rate is not None
+    return Price.of(quote.input_rate, quote.output_rate, own.base_fee_msat / MSAT_PER_SAT, unit=UNIT)
 
 
 # --- New providers ----------------------------------------------------------------------------------------------------
@@ -383,7 +390,7 @@ def _cheapest(models: Iterable[Model], blend_ratio: float) -> Price | None:
     ratio = Fraction(blend_ratio or 3)
 
     def blended(price: Price) -> Fraction:
-        return price.input_rate_sats(UNIT) + ratio * price.output_rate_sats(UNIT)
+        return Fraction(ratio.denominator * price.prompt + ratio.numerator * price.completion, price.denominator)
 
     return min((model.price for model in models if model.price and not model.excluded), key=blended, default=None)
 
@@ -395,7 +402,7 @@ def _free_name(key: _Key, display: str, taken: set[str]) -> str:
     if name not in taken:
         return name
     longer = f"{name[:64]}-{provider_id[:48]}".rstrip("-")
-    tries = (longer, *(f"{longer}-{number}" for number in range(2, MAX_PROVIDERS + len(taken) + 2)))
+    tries = chain((longer,), (f"{longer}-{number}" for number in count(2)))
     return next(each for each in tries if each not in taken)
 
 

@@ -99,7 +99,7 @@ def _judge_model(listings: Sequence[Listing], members: list[int], factor: Fracti
     rates: dict[int, _Rates] = {}
     for at in members:
         listing = listings[at]
-        if min(listing.input_rate, listing.output_rate) >= 0:
+        if listing.input_rate.numerator >= 0 and listing.output_rate.numerator >= 0:
             rates[at] = _Rates(_grains(listing.input_rate), _grains(listing.output_rate))
         elif not listing.trusted:
             found[at] = _negative(listing, unit)
@@ -138,7 +138,7 @@ def _verdict(listing: Listing, rates: _Rates, books: list[_Book], factor: Fracti
     high = low = 1
     for distance in distances:
         high, low = high * distance.high, low * distance.low
-    if Fraction(high, low) < factor ** len(distances):
+    if high * factor.denominator ** len(distances) < low * factor.numerator ** len(distances):
         return ""
     parts = (
         f"{name} rate {_shown(rate)} is {_times(rate, distance)}, the median of {_hosts(distance.others)}"
@@ -189,8 +189,8 @@ class _Book:
 
 def _grains(rate: Fraction) -> int:
     """Nearest, but what is not nothing stays something."""
-    scaled = round(rate * _GRAIN)
-    return scaled if scaled or not rate else 1
+    scaled = (2 * rate.numerator * _GRAIN + rate.denominator) // (2 * rate.denominator)
+    return scaled if scaled or not rate.numerator else 1
 
 
 def _negative(listing: Listing, unit: str) -> str:
