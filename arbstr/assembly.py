@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 import trio
-from attrs import define, evolve, frozen
+from attrs import define, frozen
 
 import arbstr
 from actors import ActorSystem, ChildSpec, InboxFull, Supervisor, TrioActorRef, WhichChildren
@@ -23,8 +23,8 @@ from arbstr.config import Config, ProviderConfig
 from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.providers import Directory, ProviderActor, Upstream
-from arbstr.requests import Authenticator, Caller, ModelRequest, RequestContext, Requests
-from arbstr.routing import Demand, Router, Selection
+from arbstr.requests import Authenticator, Caller, Limits, RequestContext, Requests
+from arbstr.routing import Router
 from arbstr.store import NewAgent, Store, StoreError, TokenRow
 from arbstr.units import format_sats
 
@@ -101,11 +101,13 @@ class _Tree:
             context = RequestContext(
                 system=system,
                 directory=directory,
-                upstreams=upstreams,
+                fleet=_Upstreams(upstreams),
                 router=self._router(),
                 store=self.store,
                 accounts=accounts,
                 stream_cost_event=config.server.stream_cost_event,
+                heartbeat_s=config.server.heartbeat_s,
+                limits=Limits(config.limits, rate_limit_rps=config.server.rate_limit_rps),
             )
             requests = Requests(context)
             providers = await _supervise_providers(system, config.providers, directory)
@@ -115,9 +117,10 @@ class _Tree:
                 config=config.server,
                 authenticate=Authenticator(config.server, accounts, self._demo_caller()),
                 answer=requests.answer,
-                quote=partial(_quote, context),
+                quote=requests.quote,
                 providers=lambda: directory.snapshot,
                 read=self.store.read,
+                touch=requests.touch,
             )
             async with trio.open_nursery() as nursery:
                 told_to_stop: trio.Event = await nursery.start(_listen_to_signals, context, gate)
@@ -161,6 +164,16 @@ class _Tree:
                 f"  export OPENAI_API_KEY={self.demo.token}",
             ]
         print("\n".join(lines), flush=True)  # noqa: T201 - for people and for scripts that wait for it
+
+
+@frozen
+class _Upstreams:
+    """The way out to each provider, by name."""
+
+    by_name: Mapping[str, Upstream]
+
+    def upstream(self, name: str) -> Upstream:
+        return self.by_name[name]
 
 
 async def _listen_to_signals(
@@ -220,19 +233,6 @@ def _demo_agent(store: Store) -> NewAgent:
     agent = store.add_agent_now("demo")
     deposit_now(store, agent.agent_id, DEMO_DEPOSIT_MSAT, f"demo:{agent.agent_id}")
     return agent
-
-
-@frozen
-class _Quote:
-    selection: Selection
-    demand: Demand
-
-
-def _quote(context: RequestContext, request: ModelRequest) -> _Quote:
-    """What would be chosen for a request, were every circuit closed and nobody busy (contract section 4.7)."""
-    demand = context.router.demand(request.call, policy=request.policy, complexity=request.complexity)
-    offers = [evolve(offer, open_until=None, probing=False, busy=False) for offer in context.offers()]
-    return _Quote(context.router.select(demand, offers, now=trio.current_time()), demand)
 
 
 def _log_to_stderr(level: str) -> None:

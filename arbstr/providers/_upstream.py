@@ -27,7 +27,14 @@ from arbstr.providers._transport import build_transport
 from arbstr.wire import Endpoint
 
 FailureKind = Literal[
-    "connect", "connect_timeout", "first_byte_timeout", "idle_timeout", "reset", "too_large", "total_timeout"
+    "connect",
+    "connect_timeout",
+    "encoding",
+    "first_byte_timeout",
+    "idle_timeout",
+    "reset",
+    "too_large",
+    "total_timeout",
 ]
 
 CLOSE_BOUND_S: Final = 2.0
@@ -99,7 +106,7 @@ class Upstream:
         if answer.content_encoding not in ("", "identity"):
             await answer.aclose()
             raise UpstreamFailure(
-                "reset", "the provider answered in a content encoding although identity was asked for"
+                "encoding", "the provider answered in a content encoding although identity was asked for"
             )
         return answer
 

@@ -1,18 +1,23 @@
 """The life of one request, from parse to receipt."""
 
 from arbstr.requests._access import Authenticator
-from arbstr.requests._actor import RequestActor, Requests
-from arbstr.requests._context import RequestContext
+from arbstr.requests._actor import Quote, RequestActor, Requests
+from arbstr.requests._context import Observer, RequestContext, Upstreams
 from arbstr.requests._interface import Caller, ClientGone, ModelRequest, PlainAnswer, Responder
+from arbstr.requests._limits import Limits
 
 __all__ = [
     "Authenticator",
     "Caller",
     "ClientGone",
+    "Limits",
     "ModelRequest",
+    "Observer",
     "PlainAnswer",
+    "Quote",
     "RequestActor",
     "RequestContext",
     "Requests",
     "Responder",
+    "Upstreams",
 ]

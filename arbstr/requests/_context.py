@@ -2,45 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Protocol
 
 from attrs import define, field
 
 from actors import ActorSystem
 from arbstr.accounts import Accounts
 from arbstr.providers import Directory, ProviderView, Upstream
+from arbstr.requests._interface import ModelRequest
+from arbstr.requests._limits import Limits
 from arbstr.routing import Offer, Router
-from arbstr.store import Store
+from arbstr.store import ReceiptRow, Store
+
+
+class Upstreams(Protocol):
+    """The way out to each provider."""
+
+    def upstream(self, name: str) -> Upstream:
+        """Raises KeyError when there is no such provider, or no more."""
+        ...
+
+
+class Observer(Protocol):
+    """Hears of every request whose books are closed, once; also of those that were refused for want of a provider or
+    of money. On the request's path: it must neither wait nor raise, and what it raises is logged and forgotten."""
+
+    def finished(self, request: ModelRequest, receipt: ReceiptRow) -> None: ...
 
 
 @define(eq=False)
 class RequestContext:
+    """``router``, ``stream_cost_event``, ``heartbeat_s`` and ``observers`` may be replaced while requests run: each
+    keeps to the router it began with."""
+
     system: ActorSystem
     directory: Directory
-    upstreams: Mapping[str, Upstream]
+    fleet: Upstreams
     router: Router
     store: Store
     accounts: Accounts | None
     """None: requests are priced and recorded, not held."""
     stream_cost_event: bool
+    heartbeat_s: float = 0.0
+    """Of silence, after which the client of a stream gets a comment; 0: never."""
+    limits: Limits = field(factory=Limits)
+    observers: tuple[Observer, ...] = ()
     stopping: bool = False
     """The process is shutting down: a request that is cancelled now was cancelled by us."""
     _rotation: int = 0
     _offered: tuple[ProviderView, ...] = ()
     _offers: tuple[Offer, ...] = field(default=())
+    _drained: frozenset[str] = frozenset()
+
+    def upstream(self, name: str) -> Upstream:
+        """Raises KeyError when the provider has gone."""
+        return self.fleet.upstream(name)
 
     def offers(self) -> tuple[Offer, ...]:
         """The directory as routing reads it; made anew only when a provider has published a change."""
         snapshot = self.directory.snapshot
         if snapshot is not self._offered:
             self._offers = tuple([_offer(view) for view in snapshot])
+            self._drained = frozenset([view.name for view in snapshot if _is_drained(view)])
             self._offered = snapshot
         return self._offers
+
+    def drains(self, provider: str) -> bool:
+        """Whether an answer of it is read to its end when the client has left."""
+        return provider in self._drained
 
     def next_rotation(self) -> int:
         """A number that rises by one with each request, for round robin."""
         self._rotation += 1
         return self._rotation
+
+
+def _is_drained(view: ProviderView) -> bool:
+    return view.config is not None and view.config.on_disconnect == "drain"
 
 
 def _offer(view: ProviderView) -> Offer:

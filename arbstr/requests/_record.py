@@ -44,10 +44,15 @@ class Attempt:
     def duration_ns(self) -> int:
         return (time.perf_counter_ns() if self.ended is None else self.ended) - self.begun
 
-    def report(self, permit_id: int) -> Report:
+    @property
+    def failed(self) -> bool:
+        """It gave nothing, and that was not our own doing."""
+        return self.outcome is not Outcome.SUCCESS and self.outcome is not Outcome.ABANDONED
+
+    def report(self, permit_id: int, *, repeated: bool) -> Report:
         """What the provider's actor hears of it."""
         ttfb_s = None if self.ttfb_ns is None else self.ttfb_ns / 1e9
-        return Report(permit_id, self.outcome, ttfb_s, self.duration_ns() / 1e9, self.retry_after_s)
+        return Report(permit_id, self.outcome, ttfb_s, self.duration_ns() / 1e9, self.retry_after_s, repeated)
 
     def row(self) -> AttemptRow:
         return AttemptRow(
@@ -72,8 +77,13 @@ class Consumption:
     """What the receipt has to say about it."""
 
     @property
+    def tokens(self) -> int:
+        return self.usage.prompt_tokens + self.usage.completion_tokens
+
+    @property
     def cost_msat(self) -> int:
-        return self.candidate.price.cost_msat(self.usage.prompt_tokens, self.usage.completion_tokens)
+        used = self.usage
+        return self.candidate.price.cost_msat(used.prompt_tokens, used.completion_tokens, used.cached_tokens)
 
 
 @define(eq=False)
@@ -93,9 +103,14 @@ class Record:
         """Failed attempts as ``<count>/<provider>``, in the order of the first failure (contract section 5.2)."""
         counts: dict[str, int] = {}
         for attempt in self.attempts:
-            if attempt.outcome not in ("success", "abandoned"):
+            if attempt.failed:
                 counts[attempt.candidate.provider] = counts.get(attempt.candidate.provider, 0) + 1
         return ", ".join(f"{count}/{provider}" for provider, count in counts.items())
+
+    def has_failed_before(self, attempt: Attempt) -> bool:
+        """Whether an earlier attempt failed at the same provider."""
+        provider = attempt.candidate.provider
+        return any(one.failed and one.candidate.provider == provider for one in self.attempts if one is not attempt)
 
     def receipt(
         self,
@@ -132,6 +147,12 @@ class Record:
             saved_dearest_msat=saved.dearest_msat if saved else None,
             attempts=tuple([attempt.row() for attempt in self.attempts]),
             selection=_selection_json(selection) if selection else "{}",
+            endpoint=request.call.endpoint,
+            tier=selection.tier if selection else None,
+            complexity_score=selection.complexity_score if selection else None,
+            policy_header=request.policy,
+            cached_tokens=consumed.usage.cached_tokens if consumed else None,
+            upstream_model=winner.upstream_model or None if winner else None,
         )
 
 

@@ -2,7 +2,8 @@
 
 Events pass with their bytes untouched. Held back are the provider's ``[DONE]`` (it may only follow a settled, complete
 stream) and the chunk that carries nothing but usage: it goes out at the end with the cost in it if the client asked for
-usage, and not at all if the usage was only asked for by us.
+usage, and not at all if the usage was only asked for by us. Comments before the first data are held back until that
+comes: they are no answer, and without one another provider may still give it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from arbstr.wire import DONE, SSEEvent, SSEReader, Usage, observe_chunk, sse_event, with_usage_extra
 
 BYTES_PER_TOKEN = 4
+MAX_LEADING_BYTES = 16 << 10
+"""Of comments before the first data. They say nothing: of more, the rest is dropped."""
 
 
 def estimated_tokens(content_bytes: int, pieces: int, limit: int | None) -> int:
@@ -36,6 +39,8 @@ class StreamRelay:
         self._limit = limit
         self._include_usage = include_usage
         self._reader = SSEReader()
+        self._leading: list[bytes] | None = []  # None: there has been data
+        self._leading_bytes = 0
         self._held_usage: bytes | None = None
         self._reported: Usage | None = None
         # Counted since the last report: providers that report as they go may be cut between two reports.
@@ -54,7 +59,11 @@ class StreamRelay:
                 break
             if event.is_done:
                 self.done = True
+            elif event.data is None and self._leading is not None:
+                self._hold_back(self._leading, event.raw)
             elif event.data is None or self._observe(event, event.data):
+                if self._leading is not None:
+                    out, self._leading = self._leading, None
                 out.append(event.raw)
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -63,6 +72,11 @@ class StreamRelay:
         rest = self._reader.close()
         if rest and not self.failed and any(event.is_done for event in SSEReader().feed(rest + b"\n\n")):
             self.done = True
+
+    def _hold_back(self, leading: list[bytes], comment: bytes) -> None:
+        self._leading_bytes += len(comment)
+        if self._leading_bytes <= MAX_LEADING_BYTES:
+            leading.append(comment)
 
     def _observe(self, event: SSEEvent, data: bytes) -> bool:
         """Note what an event says. True when it passes on."""
@@ -98,7 +112,7 @@ class StreamRelay:
 
     def tail(self, cost: Mapping[str, object], *, cost_event: bool) -> bytes:
         """What ends a complete stream: usage with its cost, the cost event if wanted, and one ``[DONE]``."""
-        parts = []
+        parts = self._leading or []
         if self._include_usage and self._held_usage is not None:
             parts.append(with_usage_extra(self._held_usage, cost))
         if cost_event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from arbstr.config import PoliciesConfig, RoutingConfig
 from arbstr.routing._demand import Demand, demand_of
@@ -30,6 +30,11 @@ class Router:
     def select(self, demand: Demand, offers: Sequence[Offer], *, now: float, rotation: int = 0) -> Selection:
         """Who may answer it, in order. Raises InvalidRequest and NoProviderAvailable."""
         return select(demand, offers, self.policies, now=now, rotation=rotation)
+
+    def quote(self, demand: Demand, offers: Sequence[Offer]) -> Selection:
+        """Who would answer it, whatever the state of the circuits (contract section 4.7). Raises as ``select``."""
+        open_offers = [evolve(offer, open_until=None, probing=False, busy=False) for offer in offers]
+        return select(demand, open_offers, self.policies, now=0.0)
 
     def observe(self, call: ModelCall, selection: Selection, provider: str, usage: Usage) -> None:
         """Learn from a request that was answered in full."""

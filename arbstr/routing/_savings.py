@@ -24,7 +24,8 @@ def savings(selection: Selection, winner: Candidate | str, usage: Usage) -> Save
     """
     name = winner if isinstance(winner, str) else winner.provider
     costs = {
-        one.provider: one.price.cost_msat(usage.prompt_tokens, usage.completion_tokens) for one in selection.candidates
+        one.provider: one.price.cost_msat(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        for one in selection.candidates
     }
     if name not in costs:
         raise ValueError(f"{name!r} is not among the candidates: {', '.join(costs) or 'there are none'}")

@@ -18,11 +18,11 @@ from uuid import uuid4
 import httpx
 import trio
 import trio.testing
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from actors import ActorSystem
 from arbstr.accounts import Accounts
-from arbstr.config import ProviderConfig
+from arbstr.config import ProviderConfig, RoutingConfig
 from arbstr.providers import Describe, Directory, ProviderActor, ProviderView, Upstream
 from arbstr.requests import Caller, ClientGone, ModelRequest, PlainAnswer, RequestContext, Requests
 from arbstr.routing import Router
@@ -237,6 +237,7 @@ class World:
     agent: NewAgent
     directory: Directory = field(factory=Directory)
     transports: dict[str, Transport] = field(factory=dict)
+    upstreams: dict[str, Upstream] = field(factory=dict)
     context: RequestContext = field(init=False)
     requests: Requests = field(init=False)
 
@@ -244,8 +245,8 @@ class World:
         self.context = RequestContext(
             system=self.system,
             directory=self.directory,
-            upstreams={},
-            router=Router(default_reserve_tokens=100),
+            fleet=self,
+            router=Router(default_reserve_tokens=100, routing=RoutingConfig(retries=0)),
             store=self.ledger,  # type: ignore[arg-type]  # quacks
             accounts=self.accounts,
             stream_cost_event=False,
@@ -256,9 +257,17 @@ class World:
         """Start a provider that answers by the script."""
         config = ProviderConfig(**{"name": name, "url": f"http://{name}.test/v1", "price": price, **fields})
         transport = self.transports[name] = Transport(answers)
-        self.context.upstreams[name] = Upstream(config, transport)  # type: ignore[index]  # a dict in the tests
+        self.upstreams[name] = Upstream(config, transport)
         self.system.start(ProviderActor, config, self.directory)
         return transport
+
+    def upstream(self, name: str) -> Upstream:
+        """It is its own fleet."""
+        return self.upstreams[name]
+
+    def configure(self, **fields: Any) -> None:
+        """How often and how long requests are tried from now on; by default each provider is asked once."""
+        self.context.router = evolve(self.context.router, routing=RoutingConfig(**fields))
 
     def request(
         self,
