@@ -3,7 +3,6 @@
 from arbstr.edge._app import EdgeApp, make_app
 from arbstr.edge._catalogue import NO_FEED
 from arbstr.edge._gate import Gate
-from arbstr.edge._quote import Quote
 from arbstr.edge._routes import ROUTES, Route
 from arbstr.edge._server import CannotListen, addresses_of, open_listeners, serve
 from arbstr.edge._services import Limits, Services
@@ -15,7 +14,6 @@ __all__ = [
     "EdgeApp",
     "Gate",
     "Limits",
-    "Quote",
     "Route",
     "Services",
     "addresses_of",

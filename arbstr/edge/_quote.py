@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Protocol
 
 from arbstr import wire
 from arbstr.edge._catalogue import RATE_UNIT, rates
-from arbstr.routing import Demand, Selection
+from arbstr.requests import Quote
 from arbstr.units import MSAT_PER_SAT, Price
 from arbstr.wire import Endpoint, ModelCall
 
 BYTES_PER_TOKEN = 4
 ASSUMED_COMPLETION_TOKENS = 256
 """Of a request without a limit, in the predecessor's fields."""
-
-
-class Quote(Protocol):
-    """A choice that was made and not acted upon."""
-
-    @property
-    def selection(self) -> Selection: ...
-
-    @property
-    def demand(self) -> Demand: ...
 
 
 def quote_body(call: ModelCall, quote: Quote) -> bytes:

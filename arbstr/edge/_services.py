@@ -9,8 +9,7 @@ from attrs import define, frozen
 
 from arbstr.config import ServerConfig
 from arbstr.edge._catalogue import NO_FEED, Snapshot
-from arbstr.edge._quote import Quote
-from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
+from arbstr.requests import Caller, ModelRequest, PlainAnswer, Quote, Responder
 from arbstr.store import Connection
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from arbstr.errors import AuthenticationFailed
 from arbstr.requests._interface import Caller
 
 _SCHEME = "Bearer "
-_ADMIN = Caller(None, "admin", "admin", client="admin")
-_CLIENT = Caller(None, "client", "client", client="client")
+_ADMIN = Caller(None, "admin", "admin")
+_CLIENT = Caller(None, "client", "client")
 
 
 @frozen
@@ -46,7 +46,7 @@ class Authenticator:
             return _ADMIN
         if self.accounts is not None:
             holder = self.accounts.holder_of(token)
-            return None if holder is None else Caller(holder.agent_id, "agent", holder.name, client=holder.agent_id)
+            return None if holder is None else Caller(holder.agent_id, "agent", holder.name)
         if self.server.auth_token is not None and self.server.auth_token.matches(token):
             return _CLIENT
         return None

@@ -15,14 +15,14 @@ import trio.testing
 from attrs import evolve
 
 from arbstr import assembly
-from arbstr.assembly import _Health, _Keeper, _listen_to_signals, _Models, _run, _supervise_providers, serve
+from arbstr.assembly import _Keeper, _listen_to_signals, _run, _supervise_providers, serve
 from arbstr.config import Config, DatabaseConfig, ProviderConfig, ServerConfig, VaultConfig
 from arbstr.edge import Gate
-from arbstr.providers import Acquire, BreakerState, Describe, Outcome, Permit, Report
+from arbstr.providers import Acquire, Describe
 from arbstr.requests import Caller
 from arbstr.store import Store
 from arbstr.units import Price
-from tests.requests.rig import DONE, Client, World, piece, says, streams
+from tests.requests.rig import DONE, Client, World, piece, streams
 
 ANYONE = Caller(None, "anonymous", "anonymous")
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -248,39 +248,3 @@ async def test_the_first_signal_stops_and_the_next_ends_the_grace(world: World) 
             await trio.sleep(5)
         assert visit.expired
         nursery.cancel_scope.cancel()
-
-
-async def test_the_models_are_those_of_all_providers_with_the_best_price(world: World) -> None:
-    world.provider("a", says(), models=("x", "y"), price=Price.of(2, 2))
-    world.provider("b", says(), models=("y",), price=Price.of(1, 1))
-    world.provider("c", says(), models=())
-    shown = _Models(world.directory)
-    data = json.loads(shown(ANYONE))["data"]
-    assert [(one["id"], one["providers"]) for one in data] == [("x", ["a"]), ("y", ["a", "b"])]
-    assert data[1]["pricing"]["output_msat_per_1m_tokens"] == "1000000"
-    assert shown(ANYONE) is shown(ANYONE)
-
-
-async def test_health_goes_from_ok_to_degraded_to_unhealthy_when_circuits_open(world: World) -> None:
-    health = _Health(world.directory)
-    assert health() == (200, b'{"status": "ok", "providers": {}}')
-    for name in ("a", "b"):
-        world.provider(name, says(), breaker_failures=1)
-    seen = [health()]
-    for name in ("a", "b"):
-        ref = world.directory.ref(name)
-        permit = await ref.request(Acquire("x"))
-        assert isinstance(permit, Permit)
-        ref.tell(Report(permit.id, Outcome.PROVIDER_FAULT))
-        await world.describe(name)
-        seen.append(health())
-    assert [(code, json.loads(body)["status"]) for code, body in seen] == [
-        (200, "ok"),
-        (200, "degraded"),
-        (503, "unhealthy"),
-    ]
-    assert json.loads(seen[-1][1])["providers"]["b"] == {
-        "state": BreakerState.OPEN,
-        "failure_count": 1,
-        "tier": "standard",
-    }
