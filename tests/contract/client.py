@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
 
 
 @frozen

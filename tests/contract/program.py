@@ -56,7 +56,7 @@ PLAIN = "four plain words go here"
 class P:
     """A provider of the cases: rates in sats per 1,000,000 tokens, fee in sats per request.
 
-    ``url`` None: a backend of the scripted upstream with the provider's name; ``dead``: a port that refuses.
+    Its URL is that of the scripted upstream's backend of its name, with ``suffix``; ``dead``: of a port that refuses.
     ``more`` are further keys of its table; a rate of None is left out.
     """
 
@@ -67,7 +67,7 @@ class P:
     tier: str | None = None
     models: Sequence[str] = ("gpt-4o",)
     dead: bool = False
-    url: str | None = None
+    suffix: str = ""
     api_key: str | None = None
     more: Mapping[str, object] = field(factory=dict)
 
@@ -112,6 +112,7 @@ class Program:
     address: str = ""
     output: list[str] = field(factory=list)
     _changed: threading.Condition = field(factory=threading.Condition)
+    killed: bool = False
     _ended: bool = False
     _reader: threading.Thread | None = None
 
@@ -159,9 +160,14 @@ class Program:
         try:
             return self.process.wait(STOP_BOUND_S)
         finally:
-            self.kill()
+            self.clean_up()
 
     def kill(self) -> None:
+        """SIGKILL: what a crash leaves behind is what is left."""
+        self.killed = True
+        self.clean_up()
+
+    def clean_up(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -211,10 +217,11 @@ def serving(config: Path, port: int, *, past: bool = False, **environ: str) -> I
         else:
             program.address = program.wait_for_line(r"listening on (http://\S+)")
         yield program
-        assert program.process.poll() is None, f"it ended by itself:\n{''.join(program.output)}"
-        assert program.stop() == 0, "".join(program.output)
+        if not program.killed:
+            assert program.process.poll() is None, f"it ended by itself:\n{''.join(program.output)}"
+            assert program.stop() == 0, "".join(program.output)
     finally:
-        program.kill()
+        program.clean_up()
 
 
 @contextlib.contextmanager
@@ -230,7 +237,7 @@ def serving_mock(directory: Path) -> Iterator[Program]:
         yield program
         assert program.stop() == 0, "".join(program.output)
     finally:
-        program.kill()
+        program.clean_up()
 
 
 def chosen_port() -> int:
@@ -258,7 +265,7 @@ def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProce
 # A program among its peers
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class World:
     """A started program, the upstream that its providers point to, and ways to speak to it."""
 
@@ -442,7 +449,7 @@ def write_config(
 def _url_of(provider: P, upstream: Upstream) -> str:
     if provider.dead:
         return upstream.refused_url()
-    return provider.url or upstream.backend(provider.name).url
+    return upstream.backend(provider.name).url + provider.suffix
 
 
 def _add_agent(config: Path, name: str, deposit: str | None) -> str:
@@ -468,7 +475,7 @@ def eventually(check: Callable[[], _Found | None], what: str) -> _Found:
 
 
 def member(value: object, *names: str) -> object:
-    """The first member of one of these names, however deep: the papers name it, not its place. Fails when there is none."""
+    """The first member of one of these names, however deep: the papers name it, not its place. Fails without one."""
     found = list(_members(value, names))
     assert found, f"no member {' or '.join(names)} in {value}"
     return found[0]

@@ -339,7 +339,7 @@ def faults(*, pause_s: float = 1.0, line_bytes: int = 100 << 20) -> dict[str, Fa
 # The server
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Backend:
     """One provider: an URL, a script and a record. Made by ``Upstream.backend``."""
 
