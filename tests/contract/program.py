@@ -42,7 +42,6 @@ EIGHT_DAYS_S = 8 * 86_400
 _TEMPLATE = os.environ.get("ARBSTR_CONTRACT_COMMAND")
 _PAST_TEMPLATE = os.environ.get("ARBSTR_CONTRACT_PAST_COMMAND")
 _OURS = [sys.executable, "-m", "arbstr", "serve", "-c", "{config}"]
-_ROOT = Path(__file__).resolve().parents[2]
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 PLAIN = "four plain words go here"
@@ -182,15 +181,14 @@ def _words(template: str | None, config: Path) -> list[str]:
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if name not in _PROXIES}
-    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    return {**clean, "PYTHONPATH": path, **more}
+    return {**clean, **more}
 
 
 def _start(words: list[str], directory: Path, environ: Mapping[str, str], *, past: bool = False) -> Program:
     environment = _environment(environ)
     if past and _PAST_TEMPLATE is None:
-        clock = str(_ROOT / "tests" / "contract" / "clock")
-        environment["PYTHONPATH"] = os.pathsep.join((clock, environment["PYTHONPATH"]))
+        path = (str(Path(__file__).parent / "clock"), environment.get("PYTHONPATH"))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         environment["CONTRACT_CLOCK_BEHIND_S"] = str(EIGHT_DAYS_S)
     process = subprocess.Popen(
         words, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -14,7 +14,7 @@ import pytest
 from attrs import frozen
 
 from tests.contract.client import Answer
-from tests.contract.program import P, World, eventually, run, started, write_config
+from tests.contract.program import P, World, run, started, write_config
 from tests.contract.upstream import Upstream, error
 
 PROVIDERS = [
@@ -230,7 +230,3 @@ def test_program_does_not_start_when_its_database_cannot_be_opened(tmp_path: Any
         done = run("serve", "-c", str(config), cwd=tmp_path)
     assert done.returncode == 1
     assert "folder" in done.stderr
-
-
-def test_log_is_kept_when_the_program_starts_again(log: Log) -> None:
-    assert eventually(lambda: log.requests("model=old-model&range=last_30d").json["data"], "old request")
