@@ -75,10 +75,13 @@ OLD = "2001-01-01T00:00:00Z"
 
 @pytest.fixture(scope="module")
 def market(start: Start) -> Iterator[World]:
-    """Static providers under a feed. ``wild`` is too dear to be chosen where anybody else serves the model."""
+    """Static providers under a feed. By its fee ``wild`` is too dear to be chosen where anybody else serves the model.
+
+    All rates are of one size: a price far off those of other hosts would be no price to a careful program.
+    """
     providers = [
         P("static", 5000, 15000, 3, models=["static-own"]),
-        P("wild", 900000, 900000, 1000, models=[]),
+        P("wild", 4000, 8000, 1000, models=[]),
     ]
     with Upstream() as upstream:
         feed = FakeFeed(upstream.backend("feed", suffix=""))
@@ -88,13 +91,13 @@ def market(start: Start) -> Iterator[World]:
         feed.quotes = [
             quote("m-a", 1000, 2000, endpoint=base),
             quote("m-b", 3000, 4000, endpoint=f"{base}/v1/"),
-            quote("m-null", None, 10, endpoint=base),
-            quote("m-u", 1, 1, endpoint=f"{upstream.address}/unkeyed", source="elsewhere", provider_id="node-u"),
-            quote("m-l", 1, 1, endpoint=f"{upstream.address}/low", provider="Low", provider_id="node-low"),
-            quote("m-o", 1, 1, endpoint=base, observed_at=OLD),
-            quote("m-p", 1, 1, endpoint=base, observed_at=OLD),
-            quote("static-market", 100, 200, endpoint=upstream.backend("static").url, provider_id="node-s"),
-            quote("wild-market", 100, 200, endpoint=f"{upstream.address}/wild/", provider_id="node-w"),
+            quote("m-null", None, 2000, endpoint=base),
+            quote("m-u", 1000, 2000, endpoint=f"{upstream.address}/unkeyed", source="elsewhere", provider_id="node-u"),
+            quote("m-l", 1000, 2000, endpoint=f"{upstream.address}/low", provider="Low", provider_id="node-low"),
+            quote("m-o", 1000, 2000, endpoint=base, observed_at=OLD),
+            quote("m-p", 1000, 2000, endpoint=base, observed_at=OLD),
+            quote("static-market", 1000, 2000, endpoint=upstream.backend("static").url, provider_id="node-s"),
+            quote("wild-market", 1000, 2000, endpoint=f"{upstream.address}/wild/", provider_id="node-w"),
         ]
         tables = {"tokenstats": {"url": feed.backend.url, "keys": {"market": "sk-market"}}}
         with start(providers, upstream=upstream, tables=tables) as world:
@@ -158,12 +161,12 @@ def test_written_provider_takes_the_prices_and_keeps_its_fee_when_the_feed_quote
     assert set(entry["models"]) == {"static-own", "static-market"}
     assert (entry["source"], entry["provider_id"]) == ("market", "node-s")
     answer = market.chat(model="static-market")
-    assert (answer.provider, answer.headers["x-arbstr-cost-msat"]) == ("static", "3005")
+    assert (answer.provider, answer.headers["x-arbstr-cost-msat"]) == ("static", "3050")
 
 
 def test_written_provider_serves_any_model_still_when_the_feed_quotes_its_address(market: World) -> None:
     answer = market.chat(model="wild-market")
-    assert (answer.provider, answer.headers["x-arbstr-cost-msat"]) == ("wild", "1000005")
+    assert (answer.provider, answer.headers["x-arbstr-cost-msat"]) == ("wild", "1000050")
     assert market.chat(model="whatever/it-is").provider == "wild"
 
 
