@@ -63,7 +63,7 @@ def test_request_is_refused_when_nobody_is_below_the_cap(world: World) -> None:
 def test_unknown_rule_is_logged_and_without_effect_when_a_header_names_it(world: World) -> None:
     answer = world.chat(headers=policy("no-such-rule"))
     assert (answer.status, answer.provider) == (200, "dear-output")
-    assert member(world.entry(answer.request_id), "policy") == "no-such-rule"
+    assert member(world.entry(answer.request_id), "policy_header", "policy") == "no-such-rule"
 
 
 def test_rule_applies_when_its_keyword_is_in_the_last_user_text(world: World) -> None:

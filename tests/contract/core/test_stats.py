@@ -15,7 +15,7 @@ from attrs import frozen
 
 from tests.contract.client import Answer
 from tests.contract.program import P, World, run, started, write_config
-from tests.contract.upstream import Upstream, error
+from tests.contract.upstream import Pause, Upstream, error, stream
 
 PROVIDERS = [
     P("ten", 0, 0, 10),
@@ -48,6 +48,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
         past.entry(past.chat(model="old-model").request_id)
     with started(directory, PROVIDERS) as world:
         world.backend("failing").replies(error(400))
+        # What counts as the latency of a stream is the time to its beginning, not to its end.
+        world.backend("twenty").replies(stream("po", Pause(0.4), "ng"))
         three = [world.chat(), world.stream(model="twenty-model"), world.chat(model="failing-model")]
         entries = [world.entry(answer.request_id) for answer in three]
         week = world.get("/v1/stats").json
@@ -217,7 +219,7 @@ def test_error_is_absent_when_the_request_succeeded(log: Log) -> None:
     plain, streamed = of_model(log, "gpt-4o"), of_model(log, "twenty-model")
     assert plain.get("error") is None
     assert plain["timing"].get("stream_duration_ms") is None
-    assert streamed["timing"]["stream_duration_ms"] >= 0
+    assert streamed["timing"]["stream_duration_ms"] >= 300
     assert plain["cost"]["sats"] == pytest.approx(10)
 
 
