@@ -194,7 +194,7 @@ def chunk_object(text: str | None = None, **members: object) -> dict[str, object
 
 
 def usage_chunk(tokens: tuple[int, int] = (10, 20)) -> dict[str, object]:
-    return chunk_object(choices=[], **usage_of(tokens))
+    return {**chunk_object(choices=[]), **usage_of(tokens)}
 
 
 DONE = b"data: [DONE]\n\n"
@@ -286,6 +286,7 @@ def faults(*, pause_s: float = 1.0, line_bytes: int = 100 << 20) -> dict[str, Fa
     invalid = b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'
     error_event: dict[str, object] = {"error": {"message": "overloaded", "type": "server_error", "code": 500}}
     wrong = json.dumps(completion(usage=(10**9, 10**9))).encode()
+    no_such_path, limited = answer(b"not here", status=404, content_type="text/plain"), error(429, retry_after="7")
     listed = [
         Fault("refused", listens=False),
         Fault("reset_before_headers", Answer((RESET,)), Answer((RESET,))),
@@ -293,8 +294,8 @@ def faults(*, pause_s: float = 1.0, line_bytes: int = 100 << 20) -> dict[str, Fa
         Fault("slow_headers", chat().after(Pause(pause_s)), stream().after(Pause(pause_s))),
         Fault("hang", Answer((HANG,)), Answer((HANG,))),
         *(Fault(f"status_{status}", error(status), error(status)) for status in STATUSES),
-        Fault("status_404_without_error_body", *[answer(b"not here", status=404, content_type="text/plain")] * 2),
-        Fault("status_429_with_retry_after", *[error(429, retry_after="7")] * 2),
+        Fault("status_404_without_error_body", no_such_path, no_such_path),
+        Fault("status_429_with_retry_after", limited, limited),
         Fault("bad_json", answer(b'{"choices": ['), sse(b"data: {not json\n\n", ending=CLOSE)),
         Fault("empty_body", answer(), answer(content_type="text/event-stream")),
         Fault(

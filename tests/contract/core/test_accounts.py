@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -203,15 +204,15 @@ def test_hold_is_resolved_when_the_program_was_killed_in_the_middle_of_a_request
     tables = {"vault": {"hold_lease_s": 1}}
     with Upstream() as upstream:
         upstream.backend("local").replies(stream("po", threading.Event()))
-        options = {"upstream": upstream, "tables": tables}
+        start_here = partial(started, tmp_path, PROVIDERS[:1], upstream=upstream, tables=tables)
         with (
-            started(tmp_path, PROVIDERS[:1], agents={"rich": "1000"}, bearer="rich", **options) as world,
+            start_here(agents={"rich": "1000"}, bearer="rich") as world,
             world.open_chat(stream=True) as exchange,
         ):
             exchange.read_until(b"po")
             held = world.balance("rich")
             world.program.kill()
-        with started(tmp_path, PROVIDERS[:1], **options) as world:
+        with start_here() as world:
             after = eventually(
                 lambda: next((one for one in [world.balance("rich")] if one["HELD"] == 0), None), "end of the hold"
             )

@@ -171,7 +171,7 @@ def test_gateway_timeout_counts_as_one_failure_when_the_provider_is_silent(world
 
 
 def test_gateway_timeout_when_the_deadline_of_the_request_passes(start: Start) -> None:
-    with start([alone("hanging")], tables={"routing": {"deadline_s": 0.5}}) as world:
+    with start([alone("hanging")], tables={"routing": {"deadline_s": 1.5}}) as world:
         answer = ask(world, "hanging", Script((HANG,)))
         failures = world.health("hanging")["failure_count"]
         seen = world.backend("hanging").calls()
