@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 import trio
 from pykka.messages import ProxyGetAttr, _ActorStop
-from trio.lowlevel import checkpoint_if_cancelled, current_task, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
 from actors._cell import Cell, Exit, answer_stops, settle
 from actors._errors import ActorDeadError, SystemNotRunning
 from actors._future import ExcInfo, TrioFuture
 from actors._inbox import Envelope
+from actors._late_scope import LateScope
 from actors._parcel import NOTHING, Parcel
 from actors._reply import Reply
 from actors._timers import Timer, Timers
@@ -64,7 +65,7 @@ class Life:
         self.actor = actor
         self.cell = Cell(actor, self) if cell is None else cell
         self._inbox = self.cell.inbox
-        self.scope = trio.CancelScope()
+        self._scope = LateScope()
         self.over: TrioFuture[None] = TrioFuture()
         self.children: Children | None = None
         self.exit: Exit | None = None  # known from the moment that decides it, long before the life is over
@@ -89,9 +90,13 @@ class Life:
 
     def cancel(self) -> None:
         """End this instance without handling the rest. On the thread of the actor."""
-        self.scope.cancel()
+        self._interrupt()
         if self.children is not None:
             self.children.hurry()
+
+    def _interrupt(self) -> None:
+        self._scope.cancel()
+        self._inbox.nudge()
 
     def ask_to_stop(self) -> None:
         """End this instance, and no other, once it has handled what is queued. Passes the bound; any thread."""
@@ -151,7 +156,7 @@ class Life:
     @enable_ki_protection
     async def live(self) -> None:
         self._inbox.receiver = current_task()
-        with self.scope:
+        with self._scope:
             try:
                 await self._set_up()
                 await self._run()
@@ -165,6 +170,7 @@ class Life:
         try:
             left = _call(self.actor.on_start)
             if type(left) is CoroutineType:
+                self._scope.enter()
                 await _await(left)
         except BaseException as error:
             failure, fatal = _split(error)
@@ -176,6 +182,7 @@ class Life:
             return
         self.started = True
         if self.children is not None:
+            self._scope.enter()
             await self._start_children(self.children)
         if self.cell.keeper is not None and not self._halted:
             self.cell.keeper.is_up()
@@ -191,9 +198,10 @@ class Life:
                 raise fatal from None
 
     async def _run(self) -> None:
-        inbox, tally, burst = self._inbox, self._inbox.tally, range(self.actor.burst)
-        await checkpoint_if_cancelled()  # no more than that: what is there already is begun with at once
-        while not self._halted:  # before the first message if on_start has failed
+        scope, inbox, tally, burst = self._scope, self._inbox, self._inbox.tally, range(self.actor.burst)
+        if scope.cancelled:
+            await scope.give_in()
+        while not self._halted:  # before the first message if on_start has failed; what is there is begun with at once
             tally.busy_since = begun = perf_counter()
             for _ in burst:
                 envelope = inbox.take()
@@ -209,7 +217,9 @@ class Life:
                     return  # type: ignore[unreachable]  # the handler has done it
             tally.busy_s += perf_counter() - begun
             tally.busy_since = None
-            await inbox.wait()
+            # What a message has woken for is begun with, also if it is cancelled before it runs.
+            if scope.cancelled or (not await inbox.wait() and scope.cancelled):
+                await scope.give_in()
 
     def _begin(self, envelope: Envelope) -> Coroutine[Any, Any, Any] | None:
         """Handle a message, as far as that goes without waiting. Returns what is left to await."""
@@ -244,6 +254,7 @@ class Life:
         self._inbox.dead_letter(message, "abandoned")
 
     async def _finish(self, envelope: Envelope, slow: Coroutine[Any, Any, Any]) -> None:
+        self._scope.enter()
         try:
             answer = await _await(slow)
         except BaseException as error:
@@ -306,7 +317,7 @@ class Life:
             failure, fatal = _split(error)
             if failure is not None:
                 self._fail(failure)
-                self.scope.cancel()
+                self._interrupt()
             if fatal is not None:
                 raise fatal from None
         finally:
