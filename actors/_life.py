@@ -59,7 +59,7 @@ class Children(Protocol):
 
 
 class Life:
-    """From construction to the end. ``scope`` is around all of it; ``over`` is set last of all."""
+    """From construction to the end. ``over`` is set last of all."""
 
     def __init__(self, actor: TrioActor, cell: Cell | None) -> None:
         self.actor = actor
@@ -95,6 +95,7 @@ class Life:
             self.children.hurry()
 
     def _interrupt(self) -> None:
+        """Cancel what is being awaited, the inbox included."""
         self._scope.cancel()
         self._inbox.nudge()
 
@@ -156,15 +157,21 @@ class Life:
     @enable_ki_protection
     async def live(self) -> None:
         self._inbox.receiver = current_task()
-        with self._scope:
-            try:
-                await self._set_up()
-                await self._run()
-            except BaseException as error:
-                self._conclude_by(error)
-                raise
-            finally:
-                await self._end()
+        try:
+            with self._scope:
+                try:
+                    await self._set_up()
+                    await self._run()
+                except BaseException as error:
+                    self._conclude_by(error)
+                    raise
+                finally:
+                    await self._end()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            assert self._system is not None
+            self._system.crash(error)
 
     async def _set_up(self) -> None:
         try:
@@ -200,8 +207,8 @@ class Life:
     async def _run(self) -> None:
         scope, inbox, tally, burst = self._scope, self._inbox, self._inbox.tally, range(self.actor.burst)
         if scope.cancelled:
-            await scope.give_in()
-        while not self._halted:  # before the first message if on_start has failed; what is there is begun with at once
+            self._conclude(Exit("cancelled"))
+        while not self._halted:  # before the first message if on_start has failed
             tally.busy_since = begun = perf_counter()
             for _ in burst:
                 envelope = inbox.take()
@@ -217,9 +224,9 @@ class Life:
                     return  # type: ignore[unreachable]  # the handler has done it
             tally.busy_s += perf_counter() - begun
             tally.busy_since = None
-            # What a message has woken for is begun with, also if it is cancelled before it runs.
+            # One whom a message has woken begins with it, also if the cancellation comes before it runs.
             if scope.cancelled or (not await inbox.wait() and scope.cancelled):
-                await scope.give_in()
+                self._conclude(Exit("cancelled"))
 
     def _begin(self, envelope: Envelope) -> Coroutine[Any, Any, Any] | None:
         """Handle a message, as far as that goes without waiting. Returns what is left to await."""
