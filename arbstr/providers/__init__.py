@@ -3,6 +3,7 @@
 from arbstr.providers._actor import ProviderActor
 from arbstr.providers._breaker import Admission, Breaker, BreakerState, Outcome
 from arbstr.providers._directory import Directory
+from arbstr.providers._fleet import Fleet
 from arbstr.providers._latency import LatencyStats, LatencySummary
 from arbstr.providers._messages import (
     Acquire,
@@ -32,6 +33,7 @@ __all__ = [
     "Directory",
     "DiscoveredModel",
     "FailureKind",
+    "Fleet",
     "LatencyStats",
     "LatencySummary",
     "MockProfile",

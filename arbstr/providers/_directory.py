@@ -26,6 +26,7 @@ class Directory:
         self._snapshot: tuple[ProviderView, ...] = ()
         self._waiting: dict[str, tuple[ProviderView, TrioActorRef[ProviderActor]]] = {}  # to be enlisted
         self._held = False
+        self._changed = False  # while held
 
     @property
     def snapshot(self) -> tuple[ProviderView, ...]:
@@ -67,7 +68,8 @@ class Directory:
         for name, view in former.items():
             if view is not None:
                 self._views[name] = view
-        self._replace()
+        if list(former) != list(self._views):
+            self._replace()
 
     @contextmanager
     def one_change(self) -> Iterator[None]:
@@ -83,9 +85,11 @@ class Directory:
             self._held = False
             for name, (view, ref) in self._waiting.items():
                 self._views[name], self._refs[name] = view, ref
-            self._waiting.clear()
-            self._replace()
+            if self._changed or self._waiting:
+                self._waiting.clear()
+                self._replace()
 
     def _replace(self) -> None:
+        self._changed = self._held
         if not self._held:
             self._snapshot = tuple([view for view in self._views.values() if view is not None])
