@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 from attrs import asdict, define, frozen
@@ -19,6 +20,7 @@ from actors import ActorDeadError, AskTimeout, InboxFull
 from arbstr.config import Config, ConfigError, reloaded
 
 logger = logging.getLogger("arbstr")
+
 
 @frozen
 class Outcome:
@@ -41,8 +43,9 @@ def outcome_file(database: Path) -> Path:
 def read_outcome(database: Path) -> Outcome | None:
     """The last outcome that was written; None when there is none or it is unreadable."""
     try:
-        fields = json.loads(outcome_file(database).read_text())
-        return Outcome(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        found: dict[str, Any] = json.loads(outcome_file(database).read_text())
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+        return Outcome(**fields)
     except (OSError, ValueError, TypeError):
         return None
 

@@ -22,7 +22,16 @@ from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.market import CatalogActor, MarketBoard, UseConfig, WhenReady
 from arbstr.providers import Directory, Fleet
-from arbstr.requests import Authenticator, Caller, Limits, ModelRequest, PlainAnswer, RequestContext, Requests, Responder
+from arbstr.requests import (
+    Authenticator,
+    Caller,
+    Limits,
+    ModelRequest,
+    PlainAnswer,
+    RequestContext,
+    Requests,
+    Responder,
+)
 from arbstr.routing import Router, RunningMean
 from arbstr.store import NewAgent, Store, StoreError, TokenRow
 from arbstr.telemetry import Logs, Metrics, RequestLog, Tracing, TracingUnavailable, start_logging

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
-from attrs import asdict, define
+from attrs import asdict, define, field
 
 from actors import ActorSystem
 from arbstr.assembly._housekeeping import Keeper
@@ -47,7 +47,7 @@ class MarketView:
 
     board: MarketBoard
     _shown: MarketReport | None = None
-    _object: Mapping[str, object] = {}  # noqa: RUF012 - attrs makes it a field; replaced, never changed
+    _object: Mapping[str, object] = field(factory=dict)
 
     def __call__(self) -> Mapping[str, object]:
         report = self.board.report
@@ -69,9 +69,7 @@ def market_object(report: MarketReport) -> Mapping[str, object]:
         "skipped": [_without_nothing(asdict(one), ("endpoint", "reliability")) for one in report.skipped],
         "quarantined": [asdict(one) for one in report.quarantined],
         "notes": list(report.notes),
-        "discovery": [
-            {**asdict(one), "last_success_at": _time(one.last_success_at)} for one in report.discovery
-        ],
+        "discovery": [{**asdict(one), "last_success_at": _time(one.last_success_at)} for one in report.discovery],
         "counts": asdict(report.counts),
     }
     if report.last_error is not None:

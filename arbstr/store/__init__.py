@@ -5,8 +5,6 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
-from sqlite3 import Connection
-
 from arbstr.store._errors import (
     DuplicateKey,
     ReadTimedOut,
@@ -21,7 +19,7 @@ from arbstr.store._errors import (
     VersionConflict,
 )
 from arbstr.store._ids import hash_token, new_hold_id, new_ulid
-from arbstr.store._journal import read_account, read_deposit, read_hold, read_open_holds
+from arbstr.store._journal import HoldTotals, read_account, read_deposit, read_hold, read_hold_totals, read_open_holds
 from arbstr.store._queries import (
     MAX_GROUPS,
     Connection,
@@ -84,6 +82,7 @@ __all__ = [
     "HoldRenewal",
     "HoldRow",
     "HoldState",
+    "HoldTotals",
     "Ledger",
     "NewAgent",
     "Posting",
@@ -124,6 +123,7 @@ __all__ = [
     "read_account",
     "read_deposit",
     "read_hold",
+    "read_hold_totals",
     "read_open_holds",
     "read_tokens",
     "recorded_usage",

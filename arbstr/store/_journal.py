@@ -8,6 +8,8 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 
+from attrs import frozen
+
 from arbstr.store._errors import DuplicateKey, StoreError, VersionConflict
 from arbstr.store._values import (
     AccountChange,
@@ -313,6 +315,22 @@ def read_open_holds(db: sqlite3.Connection, agent_id: str | None = None) -> list
     where, values = ("", ()) if agent_id is None else (" AND agent_id = ?", (agent_id,))
     rows = db.execute(f"SELECT {_HOLD_COLUMNS} FROM holds WHERE state = 'open'{where}", values)  # noqa: S608 - constant names
     return [_hold(row) for row in rows]
+
+
+@frozen
+class HoldTotals:
+    """Open holds at one moment."""
+
+    count: int
+    held_msat: int
+    oldest_ns: int | None
+    """When the oldest was made; None when there are none."""
+
+
+def read_hold_totals(db: sqlite3.Connection) -> HoldTotals:
+    """In as much time as there are open holds."""
+    row = db.execute("SELECT count(*), coalesce(sum(amount_msat), 0), min(created_ns) FROM holds WHERE state = 'open'")
+    return HoldTotals(*row.fetchone())
 
 
 def read_hold(db: sqlite3.Connection, *, hold_id: str | None = None, key: str | None = None) -> HoldRow | None:

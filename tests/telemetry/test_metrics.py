@@ -9,23 +9,7 @@ from arbstr.providers import BreakerState, ProviderView
 from arbstr.telemetry import Metrics, OpenHolds, _metrics
 from tests.telemetry.conftest import attempt, receipt
 
-VIEW = ProviderView(
-    name="alpha",
-    url="mock://alpha",
-    models=(),
-    any_model=True,
-    price=None,
-    tier=ProviderConfig("alpha", "mock://alpha").tier,
-    breaker_state=BreakerState.CLOSED,
-    failure_count=0,
-    open_until=None,
-    probing=False,
-    in_flight=3,
-    max_concurrent=8,
-    ttfb_ms=None,
-    has_key=False,
-    masked_key=None,
-)
+VIEW = ProviderView(ProviderConfig("alpha", "mock://alpha"), in_flight=3)
 
 
 @define
@@ -104,7 +88,10 @@ def test_models_share_one_name_when_there_are_too_many(metrics: Metrics, monkeyp
 
 
 def test_the_moment_is_told_when_somebody_scrapes(metrics: Metrics, around: Around) -> None:
-    around.views = [VIEW, evolve(VIEW, name="beta", breaker_state=BreakerState.OPEN, ttfb_ms=250.0)]
+    around.views = [
+        VIEW,
+        evolve(VIEW, config=ProviderConfig("beta", "mock://beta"), breaker_state=BreakerState.OPEN, ttfb_ms=250.0),
+    ]
     around.depths = [("RequestActor", 1), ("RequestActor", 2), ("ProviderActor", 0)]
     around.holds = OpenHolds(3, 900, 1.5)
     assert value(metrics, "arbstr_provider_breaker_state", provider="beta", state="open") == 1
