@@ -46,7 +46,7 @@ def read_outcome(database: Path) -> Outcome | None:
         found: dict[str, Any] = json.loads(outcome_file(database).read_text())
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
         return Outcome(**fields)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
