@@ -8,10 +8,10 @@ one read agree with each other. Times are nanoseconds UTC and bounds inclusive: 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from attrs import evolve, field, frozen
+from attrs import astuple, evolve, field, frozen
 
 from arbstr.store._journal import ATTEMPT_COLUMNS, MAX_INTEGER, RECEIPT_COLUMNS, storable
 from arbstr.store._values import AttemptRow, ReceiptRow
@@ -273,27 +273,33 @@ def _totals(row: tuple[int, ...]) -> Totals:
 
 
 def statistics_of(db: sqlite3.Connection, wanted: RequestFilter, group_by: GroupBy | None = None) -> Statistics:
-    """Counts and sums of the receipts, and the same for each group. Reads every row of the range, once or twice.
+    """Counts and sums of the receipts, and the same for each group. Reads every row of the range, at most twice.
 
     The models are compared with each other: a filter by model restricts the totals but not the groups by model
     (contract section 4.8).
     """
-    where, values = _where(wanted)
-    row = db.execute(f"SELECT {_TOTALS} FROM receipts WHERE {where}", values).fetchone()  # noqa: S608 - constant names
     if group_by is None:
-        return Statistics(_totals(row))
-    if group_by == "model":
-        where, values = _where(evolve(wanted, model=None))
-    column = _GROUPS[group_by]
-    groups = db.execute(
-        f"SELECT {column}, {_TOTALS} FROM receipts WHERE {where} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?",  # noqa: S608 - constant names
+        return Statistics(_totals_of(db, wanted))
+    compared = evolve(wanted, model=None) if group_by == "model" else wanted
+    where, values = _where(compared)
+    rows = db.execute(
+        f"SELECT {_GROUPS[group_by]}, {_TOTALS} FROM receipts WHERE {where} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?",  # noqa: S608 - constant names
         [*values, MAX_GROUPS + 1],
     ).fetchall()
-    return Statistics(
-        _totals(row),
-        {name: _totals(sums) for name, *sums in groups[:MAX_GROUPS]},
-        len(groups) > MAX_GROUPS,
-    )
+    groups = {name: _totals(sums) for name, *sums in rows[:MAX_GROUPS]}
+    left_out = len(rows) > MAX_GROUPS
+    # Half the work, nearly always: what is grouped need not be read again to be added up.
+    totals = _totals_of(db, wanted) if left_out or compared != wanted else _sum(groups.values())
+    return Statistics(totals, groups, left_out)
+
+
+def _totals_of(db: sqlite3.Connection, wanted: RequestFilter) -> Totals:
+    where, values = _where(wanted)
+    return _totals(db.execute(f"SELECT {_TOTALS} FROM receipts WHERE {where}", values).fetchone())  # noqa: S608 - constant names
+
+
+def _sum(parts: Iterable[Totals]) -> Totals:
+    return Totals(*map(sum, zip(*map(astuple, parts), strict=True)))
 
 
 def recorded_usage(db: sqlite3.Connection, wanted: RequestFilter) -> Iterator[RecordedUsage]:

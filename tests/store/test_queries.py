@@ -266,6 +266,12 @@ def test_filter_by_model_does_not_restrict_the_models_when_grouped_by_them(file:
     assert read(statistics_of, wanted, "provider").groups["x"].total == 1
 
 
+@pytest.mark.parametrize("group_by", ["model", "tier", "provider", "agent", "policy"])
+def test_totals_are_the_same_however_they_are_grouped(large: sqlite3.Connection, group_by: Any) -> None:
+    for wanted in (RequestFilter(), RequestFilter(success=False), RequestFilter(model="m1"), RequestFilter(7, 5)):
+        assert statistics_of(large, wanted, group_by).totals == statistics_of(large, wanted).totals
+
+
 def test_groups_are_bounded_and_the_busiest_kept_when_there_are_many(
     file: File, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
