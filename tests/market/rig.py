@@ -90,11 +90,15 @@ class RecordingFleet:
     applied: list[tuple[ProviderConfig, ...]] = field(factory=list)
     faults: list[Exception] = field(factory=list)
     """Each is raised once, instead of running anything."""
+    gate: trio.Event | None = None
+    """While it is not set, nothing is run."""
 
     async def apply(self, wanted: Sequence[ProviderConfig]) -> None:
         await trio.lowlevel.checkpoint()
         if self.faults:
             raise self.faults.pop(0)
+        if self.gate is not None:
+            await self.gate.wait()
         self.applied.append(tuple(wanted))
 
     @property

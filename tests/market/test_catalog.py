@@ -374,6 +374,22 @@ async def test_an_answer_under_way_is_ignored_when_the_url_changes(rig: Rig, aut
     assert rig.fleet.models("a") == ["m"]
 
 
+async def test_a_queued_answer_is_ignored_when_it_is_of_the_configuration_before(rig: Rig, autojump_clock: Any) -> None:
+    rig.world.answers[models_url("a")] = lists("of the old host")
+    rig.world.answers["https://other.example/v1/models"] = never
+    await rig.ready(config())
+    rig.fleet.gate = trio.Event()
+    first = rig.ref.ask(UseConfig(config(provider("a", "m"))), block=False)
+    second = rig.ref.ask(UseConfig(config(provider("a", "m", url="https://other.example/v1"))), block=False)
+    await trio.testing.wait_all_tasks_blocked()  # the answer is in the inbox, behind the second configuration
+    rig.fleet.gate.set()
+    await first
+    await second
+    await trio.sleep(1)
+
+    assert rig.fleet.models("a") == ["m"]
+
+
 async def test_the_market_goes_when_the_feed_is_switched_off(rig: Rig, autojump_clock: Any) -> None:
     rig.world.feed([row()])
     await rig.ready(config(tokenstats=feed()))

@@ -343,6 +343,13 @@ def test_a_model_is_not_bought_when_its_only_price_grows_old() -> None:
     assert [(model.id, bool(model.excluded)) for model in found.wanted[0].models] == [("m", True), ("n", True)]
 
 
+def test_a_model_that_only_the_feed_names_is_not_bought_at_the_price_of_the_file_when_its_quote_grows_old() -> None:
+    own = static("k", price=sats(1, 2))
+    found = merged(row(), static=[own], now=NOW + 600)
+
+    assert model_of(found, "alpha", "m").excluded is not None
+
+
 def test_a_model_of_a_wildcard_has_the_price_of_the_file_again_when_its_quote_grows_old() -> None:
     assert merged(row(), static=[static(price=sats(1, 2))], now=NOW + 600).wanted[0].models == ()
 
@@ -425,6 +432,12 @@ def test_prices_of_the_file_are_evidence_and_never_judged_when_the_feed_has_othe
     found = merged(row("x", asked=10**6), static=[*own, strange])
 
     assert [told.provider for told in found.quarantined] == ["routstr-Node-x"]
+
+
+def test_the_price_of_the_feed_is_the_evidence_when_the_file_has_an_old_one() -> None:
+    own = [static("m", name=f"s{n}", url=f"https://h{n}.example", price=sats(1, 3)) for n in range(4)]
+
+    assert merged(*HONEST, row("x", asked=100), static=own).quarantined == ()
 
 
 def test_a_model_of_the_file_is_not_bought_when_the_feed_says_something_absurd_about_it() -> None:

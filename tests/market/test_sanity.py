@@ -171,7 +171,9 @@ def test_the_operators_word_is_evidence_when_the_market_is_judged() -> None:
 
 
 def test_an_own_machine_that_is_free_is_no_evidence_when_a_market_price_is_zero() -> None:
-    assert hosts_out(market(("own", 0, 0), ("a", 5, 5), ("x", 0, 0), trusted="own")) == {"x"}
+    own = [("own", 0, 0), ("own2", 0, 0)]
+
+    assert hosts_out(market(*own, ("a", 5, 5), ("x", 0, 0), trusted="own own2")) == {"x"}
 
 
 rates = st.one_of(st.fractions(min_value=-1, max_value=10**7, max_denominator=10**6), st.integers(1, 100).map(Fraction))
