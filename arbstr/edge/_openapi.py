@@ -148,7 +148,14 @@ _ENTRY: Json = {
     "tokens": _object(
         {"input": _or_null(_COUNT), "output": _or_null(_COUNT), "cached": _or_null(_COUNT), "estimated": _FLAG}
     ),
-    "cost": _object({"sats": _or_null(_SATS), "msat": _MSAT, "expected_msat": _or_null(_MSAT)}),
+    "cost": _object(
+        {
+            "sats": _or_null(_SATS),
+            "msat": _MSAT,
+            "expected_msat": _or_null(_MSAT),
+            "provider_cost_msat": _or_null(_MSAT),
+        }
+    ),
     "saved": _object({"msat": _or_null(_MSAT), "dearest_msat": _or_null(_MSAT)}),
     "timing": _object({"latency_ms": _COUNT}, {"stream_duration_ms": _COUNT}),
 }
