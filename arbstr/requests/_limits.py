@@ -23,6 +23,8 @@ MAX_CLIENTS: Final = 10_000
 """Remembered at once, beside those with a request in flight; the one that was not seen for longest is forgotten."""
 SOON_S: Final = 1.0
 """When to come back for a place among the requests in flight: nobody knows."""
+_LOOKS: Final = 8
+"""For somebody to forget, each time that somebody new comes."""
 _MINUTE_S: Final = 60.0
 _DUST: Final = 1e-6
 """Of a request or a token: what is lost in rounding must not refuse anybody who waited as long as told."""
@@ -191,15 +193,17 @@ class Limits:
         if use is not None:
             self._clients.move_to_end(key)
             return use
-        if len(self._clients) >= MAX_CLIENTS:
-            self._forget_one()
+        self._make_room()
         use = self._clients[key] = _Use()
         return use
 
-    def _forget_one(self) -> None:
-        key, use = self._clients.popitem(last=False)
-        if use.in_flight:  # its place must be found again; these are as many as requests in flight, no more
-            self._clients[key] = use
+    def _make_room(self) -> None:
+        for _ in range(_LOOKS):
+            if len(self._clients) < MAX_CLIENTS:
+                return
+            key, use = self._clients.popitem(last=False)
+            if use.in_flight:  # its place must be found again
+                self._clients[key] = use
 
     def _check_rps(self, use: _Use, now: float) -> None:
         if self._rps:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from attrs import evolve, field, frozen
 
 from arbstr.config import PoliciesConfig, RoutingConfig
-from arbstr.routing._demand import Demand, demand_of
-from arbstr.routing._estimate import Estimator, FixedEstimate
+from arbstr.routing._demand import BYTES_PER_TOKEN, Demand, demand_of
+from arbstr.routing._estimate import EXPECTED_COMPLETION_TOKENS, Estimator, FixedEstimate
 from arbstr.routing._select import Offer, Selection, select
 from arbstr.wire import ModelCall, Usage
 
@@ -30,6 +30,13 @@ class Router:
     def select(self, demand: Demand, offers: Sequence[Offer], *, now: float, rotation: int = 0) -> Selection:
         """Who may answer it, in order. Raises InvalidRequest and NoProviderAvailable."""
         return select(demand, offers, self.policies, now=now, rotation=rotation)
+
+    def demand_to_quote(self, call: ModelCall, *, policy: str | None) -> Demand:
+        """What ``/v1/cost`` counts (contract section 4.7)."""
+        limit = EXPECTED_COMPLETION_TOKENS if call.max_tokens is None else call.max_tokens
+        demand = self.demand(call, policy=policy, complexity=None)
+        prompt_tokens = max(1, call.messages_text_bytes // BYTES_PER_TOKEN)
+        return evolve(demand, prompt_tokens=prompt_tokens, completion_tokens=call.n * limit)
 
     def quote(self, demand: Demand, offers: Sequence[Offer]) -> Selection:
         """Who would answer it, whatever the state of the circuits (contract section 4.7). Raises as ``select``."""
