@@ -169,7 +169,7 @@ class Cell:
         if not self.stopped.is_set():
             unregister(self.ref)
             self.stopped.set()
-            _logger.debug(f"Stopped {self}")
+            _logger.debug("Stopped %s", self)
 
     def close(self) -> list[Envelope]:
         """Refuse what is queued and whatever comes. Returns the stop messages, to be answered at the end."""

@@ -105,6 +105,7 @@ class Inbox:
         "_is_deque",
         "_lock",
         "_mark",
+        "_nudged",
         "_parked",
         "_queue",
         "_senders",
@@ -149,6 +150,7 @@ class Inbox:
         self._mark = min(_SHORT, capacity)
         self._parked: trio.lowlevel.Task | None = None  # set to None on the Trio thread only
         self._wake_posted = False
+        self._nudged = False
         self.system: ActorSystem | None = None
         self._thread: int | None = None
         self.receiver: trio.lowlevel.Task | None = None
@@ -326,18 +328,23 @@ class Inbox:
     # -- receiving: the actor's task
 
     @enable_ki_protection
-    async def wait(self) -> None:
-        """Park until there may be something to take. Always a checkpoint. If cancelled, nothing is lost."""
+    async def wait(self) -> bool:
+        """Park until there may be something to take, or somebody nudges. True if it was a message that has woken.
+
+        Always a checkpoint. If cancelled, nothing is lost.
+        """
         if self._queue:  # it stays so: nobody else takes, and what drops a message puts one
             await checkpoint()
-            return
+            return False
         with self._lock:
             if not self._queue:
                 self._parked = current_task()
         if self._parked is None:
             await checkpoint()
-        else:
-            await wait_task_rescheduled(self._unpark)
+            return False
+        self._nudged = False
+        await wait_task_rescheduled(self._unpark)
+        return not self._nudged
 
     @enable_ki_protection
     def take(self) -> Envelope | None:
@@ -418,6 +425,12 @@ class Inbox:
         parked, self._parked = self._parked, None
         if parked is not None:
             trio.lowlevel.reschedule(parked)
+
+    def nudge(self) -> None:
+        """Wake the receiver if it is parked, though there is nothing to take. On its thread."""
+        if self._parked is not None:
+            self._nudged = True
+            self._resume()
 
     def _unpark(self, _: object) -> Abort:
         self._parked = None

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 import trio
 from pykka.messages import ProxyGetAttr, _ActorStop
-from trio.lowlevel import checkpoint_if_cancelled, current_task, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
 
 from actors._cell import Cell, Exit, answer_stops, settle
 from actors._errors import ActorDeadError, SystemNotRunning
 from actors._future import ExcInfo, TrioFuture
 from actors._inbox import Envelope
+from actors._late_scope import LateScope
 from actors._parcel import NOTHING, Parcel
 from actors._reply import Reply
 from actors._timers import Timer, Timers
@@ -58,13 +59,13 @@ class Children(Protocol):
 
 
 class Life:
-    """From construction to the end. ``scope`` is around all of it; ``over`` is set last of all."""
+    """From construction to the end. ``over`` is set last of all."""
 
     def __init__(self, actor: TrioActor, cell: Cell | None) -> None:
         self.actor = actor
         self.cell = Cell(actor, self) if cell is None else cell
         self._inbox = self.cell.inbox
-        self.scope = trio.CancelScope()
+        self._scope = LateScope()
         self.over: TrioFuture[None] = TrioFuture()
         self.children: Children | None = None
         self.exit: Exit | None = None  # known from the moment that decides it, long before the life is over
@@ -89,9 +90,14 @@ class Life:
 
     def cancel(self) -> None:
         """End this instance without handling the rest. On the thread of the actor."""
-        self.scope.cancel()
+        self._interrupt()
         if self.children is not None:
             self.children.hurry()
+
+    def _interrupt(self) -> None:
+        """Cancel what is being awaited, the inbox included."""
+        self._scope.cancel()
+        self._inbox.nudge()
 
     def ask_to_stop(self) -> None:
         """End this instance, and no other, once it has handled what is queued. Passes the bound; any thread."""
@@ -151,20 +157,27 @@ class Life:
     @enable_ki_protection
     async def live(self) -> None:
         self._inbox.receiver = current_task()
-        with self.scope:
-            try:
-                await self._set_up()
-                await self._run()
-            except BaseException as error:
-                self._conclude_by(error)
-                raise
-            finally:
-                await self._end()
+        try:
+            with self._scope:
+                try:
+                    await self._set_up()
+                    await self._run()
+                except BaseException as error:
+                    self._conclude_by(error)
+                    raise
+                finally:
+                    await self._end()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            assert self._system is not None
+            self._system.crash(error)
 
     async def _set_up(self) -> None:
         try:
             left = _call(self.actor.on_start)
             if type(left) is CoroutineType:
+                self._scope.enter()
                 await _await(left)
         except BaseException as error:
             failure, fatal = _split(error)
@@ -176,6 +189,7 @@ class Life:
             return
         self.started = True
         if self.children is not None:
+            self._scope.enter()
             await self._start_children(self.children)
         if self.cell.keeper is not None and not self._halted:
             self.cell.keeper.is_up()
@@ -191,8 +205,9 @@ class Life:
                 raise fatal from None
 
     async def _run(self) -> None:
-        inbox, tally, burst = self._inbox, self._inbox.tally, range(self.actor.burst)
-        await checkpoint_if_cancelled()  # no more than that: what is there already is begun with at once
+        scope, inbox, tally, burst = self._scope, self._inbox, self._inbox.tally, range(self.actor.burst)
+        if scope.cancelled:
+            self._conclude(Exit("cancelled"))
         while not self._halted:  # before the first message if on_start has failed
             tally.busy_since = begun = perf_counter()
             for _ in burst:
@@ -209,7 +224,9 @@ class Life:
                     return  # type: ignore[unreachable]  # the handler has done it
             tally.busy_s += perf_counter() - begun
             tally.busy_since = None
-            await inbox.wait()
+            # One whom a message has woken begins with it, also if the cancellation comes before it runs.
+            if scope.cancelled or (not await inbox.wait() and scope.cancelled):
+                self._conclude(Exit("cancelled"))
 
     def _begin(self, envelope: Envelope) -> Coroutine[Any, Any, Any] | None:
         """Handle a message, as far as that goes without waiting. Returns what is left to await."""
@@ -244,6 +261,7 @@ class Life:
         self._inbox.dead_letter(message, "abandoned")
 
     async def _finish(self, envelope: Envelope, slow: Coroutine[Any, Any, Any]) -> None:
+        self._scope.enter()
         try:
             answer = await _await(slow)
         except BaseException as error:
@@ -306,7 +324,7 @@ class Life:
             failure, fatal = _split(error)
             if failure is not None:
                 self._fail(failure)
-                self.scope.cancel()
+                self._interrupt()
             if fatal is not None:
                 raise fatal from None
         finally:

@@ -25,7 +25,8 @@ def register(ref: pykka.ActorRef[Any]) -> None:
     """Enter ``ref`` as the last one. Any thread."""
     with pykka.ActorRegistry._actor_refs_lock:  # so that the numbers are in the order of the list; it is an RLock
         ref._registry_number = next(_numbers)  # type: ignore[attr-defined]  # ours, on a class that is not
-        pykka.ActorRegistry.register(ref)
+        pykka.ActorRegistry._actor_refs.append(ref)
+    _logger.debug("Registered %s", ref)
 
 
 def unregister(ref: pykka.ActorRef[Any]) -> None:
@@ -37,7 +38,7 @@ def unregister(ref: pykka.ActorRef[Any]) -> None:
             pykka.ActorRegistry.unregister(ref)
             return
         del refs[place]
-    _logger.debug(f"Unregistered {ref}")
+    _logger.debug("Unregistered %s", ref)
 
 
 def _place(refs: list[pykka.ActorRef[Any]], ref: pykka.ActorRef[Any]) -> int | None:

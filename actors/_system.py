@@ -156,7 +156,7 @@ class ActorSystem:
         cell.bind(self, keeper)
         self._cells[cell.ref] = cell
         register(cell.ref)
-        _logger.debug(f"Starting {cell}")
+        _logger.debug("Starting %s", cell)  # not formatted without need
         if self.on_thread():
             self.launch(cell)
         elif not self.call_soon(self.launch, cell):
@@ -165,11 +165,12 @@ class ActorSystem:
 
     def construct(self, actor_class: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
         """Call a class or factory so that actors started by it are started in this system."""
-        outer = _current.set(self)
+        outer = self._become_current()
         try:
             actor = actor_class(*args, **kwargs)
         finally:
-            _current.reset(outer)
+            if outer is not None:
+                _current.reset(outer)
         assert hasattr(actor, "_actor_ref"), (
             "TrioActor.__init__() has not been called; does the actor's __init__() call super().__init__()?"
         )
@@ -182,9 +183,15 @@ class ActorSystem:
         else:
             life = cell.life
             life.bind(self)
-            outer = _current.set(self)  # for the task's context: what an actor starts, it starts in its own system
-            self.start_task(life.live, name=str(cell))
-            _current.reset(outer)
+            assert self._nursery is not None
+            outer = self._become_current()  # in the task's context: what an actor starts, it starts in its own system
+            self._nursery.start_soon(life.live, name=str(cell))
+            if outer is not None:
+                _current.reset(outer)
+
+    def _become_current(self) -> contextvars.Token[ActorSystem] | None:
+        # Not set without need: setting makes a new map of the context's variables, which the actor's task then keeps.
+        return None if _current.get(None) is self else _current.set(self)
 
     def spawn(
         self, async_fn: Callable[[*Ts], Awaitable[Any]], /, *args: *Ts, name: str | None = None
@@ -218,9 +225,13 @@ class ActorSystem:
         except trio.Cancelled:
             raise
         except BaseException as error:
-            # Not through the nursery, which would cancel everyone at once: the block shuts down in order and raises it.
-            self._crashes.append(error)
-            self._body.cancel()
+            self.crash(error)
+
+    def crash(self, error: BaseException) -> None:
+        """Something has escaped a task. On the system's thread."""
+        # Not through the nursery, which would cancel everyone at once: the block shuts down in order and raises it.
+        self._crashes.append(error)
+        self._body.cancel()
 
     async def _host(self) -> None:
         with trio.CancelScope(shield=True):

@@ -6,6 +6,7 @@ ArbstrError                     anything that ends a request; knows its HTTP sta
 │   ├── AuthenticationFailed    401  no bearer, or one that nobody holds
 │   ├── PermissionRefused       403  known, but not allowed
 │   ├── NotFound                404
+│   │   └── ModelNotFound       404  as OpenAI says it
 │   ├── MethodNotAllowed        405
 │   ├── RequestTimeout          408  the body did not arrive in time
 │   ├── BodyTooLarge            413
@@ -91,6 +92,17 @@ class PermissionRefused(ClientError):
 class NotFound(ClientError):
     status = 404
     reason = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """Asked about one model that nobody lists; SDKs know the words."""
+
+    type = "invalid_request_error"
+    reason = "model_not_found"
+
+    @property
+    def code(self) -> str:
+        return "model_not_found"
 
 
 class MethodNotAllowed(ClientError):

@@ -1,4 +1,4 @@
-"""``python -m bench VERB``: replay, crash, first, actors. SIGTERM and Ctrl-C stop what was started."""
+"""``python -m bench VERB``. SIGTERM and Ctrl-C stop what was started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, replay
+from bench import actors, crash, first, price_history, regret, replay
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -35,7 +35,12 @@ def parser() -> argparse.ArgumentParser:
     actors_verb = verbs.add_parser("actors", help="an actor beside Pykka's on threads and beside bare channels")
     actors_verb.add_argument("--rounds", type=_positive, default=actors.ActorsOptions().rounds)
     actors_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual number of operations")
-    for verb in (crash_verb, first_verb, actors_verb):
+    history_verb = verbs.add_parser("price-history", help="judge the market's price sanity by the prices of the past")
+    history_verb.add_argument("--history", type=Path, required=True, metavar="FILE.csv.gz", help="price_history.csv.gz")
+    regret_verb = verbs.add_parser("regret", help="what not knowing the length of an answer costs, by rule of choice")
+    regret_verb.add_argument("--prices", type=Path, metavar="FILE", required=True, help="provider_prices.csv")
+    regret_verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", required=True, action="append")
+    for verb in (crash_verb, first_verb, actors_verb, history_verb, regret_verb):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -90,8 +95,12 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         return partial(replay.main, replay.ReplayOptions(**options), json_file)
     if verb == "crash":
         return partial(crash.main, options["times"], options["seed"], json_file)
+    if verb == "price-history":
+        return partial(price_history.main, options["history"], json_file)
     if verb == "actors":
         return partial(actors.main, actors.ActorsOptions(**options), json_file)
+    if verb == "regret":
+        return partial(regret.main, regret.RegretOptions(**options), json_file)
     return partial(first.main, first.FirstOptions(**options), json_file)
 
 

@@ -1,8 +1,9 @@
-"""Amounts as people type them."""
+"""Amounts and rates as people type and read them."""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from arbstr.units import MSAT_PER_SAT, Msat
 
@@ -24,3 +25,15 @@ def parse_amount_msat(text: str) -> Msat:
     if not 0 < amount <= MAX_MSAT:
         raise ValueError(f"{text!r} is out of range; write more than 0 and at most 21 million bitcoin")
     return Msat(amount)
+
+
+MAX_PLACES = 18
+
+
+def format_decimal(value: Fraction) -> str:
+    """Shortest decimal form (``5``, ``1.5``): exact for rates that were written as decimals, else cut at 18 places."""
+    places = 0
+    while value.denominator != 1 and places < MAX_PLACES:
+        value, places = value * 10, places + 1
+    digits = str(int(value)).rjust(places + 1, "0")
+    return f"{digits[:-places]}.{digits[-places:]}" if places else digits

@@ -1,20 +1,25 @@
-"""Where the ``agents`` verbs meet the ledger, so that a database in use can be reached another way later."""
+"""Where the verbs meet the database, so that one in use can be reached another way later."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from arbstr.cli._errors import store_errors
+from attrs import evolve
+
+from arbstr.cli._errors import Refused, store_errors
 from arbstr.cli._output import note
 from arbstr.config import DatabaseConfig, load_database
 
 if TYPE_CHECKING:
-    from arbstr.store import AccountRow, AgentRow, NewAgent, Store
+    from arbstr.cli._times import Period
+    from arbstr.store import AccountRow, AgentRow, Connection, NewAgent, RequestFilter, Store
     from arbstr.units import Msat
+
+T = TypeVar("T")
 
 
 class Books:
@@ -52,6 +57,45 @@ def read_agents(arguments: Namespace) -> Sequence[AgentRow]:
     database = _configured_database(arguments)
     with store_errors():
         return Store.read_agents(database.path)
+
+
+def read_receipts(arguments: Namespace, query: Callable[[Connection], T]) -> T:
+    """Run a query on one snapshot of the configured database; works while an arbstr runs. Raises Refused."""
+    from arbstr.store import Store
+
+    database, _ = load_database(arguments.config)
+    with store_errors():
+        return Store.read_from(database.path, query)
+
+
+def filter_of(arguments: Namespace, period: Period | None = None) -> RequestFilter:
+    """What ``--agent``, ``--model`` and ``--failed`` leave of a period, or of all time. Raises Refused."""
+    from arbstr.store import RequestFilter
+
+    wanted = RequestFilter() if period is None else RequestFilter(period.since_ns, period.until_ns)
+    return evolve(
+        wanted,
+        agent_id=None if arguments.agent is None else _agent_id(arguments),
+        model=getattr(arguments, "model", None),
+        success=False if getattr(arguments, "failed", False) else None,
+    )
+
+
+def _agent_id(arguments: Namespace) -> str:
+    """Of the agent that ``--agent`` names, by its id or by a name that only one has. Raises Refused."""
+    from arbstr.store import Store
+
+    database, _ = load_database(arguments.config)
+    with store_errors():
+        agents = Store.read_agents(database.path)
+    given: str = arguments.agent
+    matches = [given] if any(agent.agent_id == given for agent in agents) else []
+    matches = matches or [agent.agent_id for agent in agents if agent.name == given]
+    if not matches:
+        raise Refused(f"there is no agent {given!r}; `arbstr agents list` shows those there are")
+    if len(matches) > 1:
+        raise Refused(f"{len(matches)} agents are named {given!r}; use an id: {', '.join(matches)}")
+    return matches[0]
 
 
 def _configured_database(arguments: Namespace) -> DatabaseConfig:

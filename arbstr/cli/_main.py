@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 from arbstr import __version__
 from arbstr.cli._amounts import parse_amount_msat
 from arbstr.cli._errors import Refused
+from arbstr.cli._times import DEFAULT_RANGE, RANGES, parse_time_ns
 from arbstr.config import ConfigError
 from arbstr.units import Msat
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+MAX_NUMBER = 1_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +77,19 @@ def _amount(text: str) -> Msat:
         raise ArgumentTypeError(str(error)) from None
 
 
+def _time(text: str) -> int:
+    try:
+        return parse_time_ns(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) < 6 and 0 < int(text) <= MAX_NUMBER):
+        raise ArgumentTypeError(f"{text!r} is not a number of requests; write 1 to {MAX_NUMBER}")
+    return int(text)
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="arbstr", description="Send each LLM request to the cheapest provider that qualifies.", allow_abbrev=False
@@ -86,7 +102,11 @@ def _parser() -> ArgumentParser:
     serve.add_argument("--mock", action="store_true", help="a market of pretended providers; no file, no network")
     check = _verb(verbs, "check", "read the configuration and report all that is wrong with it")
     check.add_argument("--lenient", action="store_true", help="unknown keys are warnings, not errors")
-    _verb(verbs, "providers", "show the configured providers")
+    _add_json(_verb(verbs, "providers", "show the configured providers"))
+    _add_json(_verb(verbs, "models", "show the configured models with their prices, cheapest first"))
+    _add_stats(_verb(verbs, "stats", "what was asked, what it cost and what choosing saved"))
+    _add_requests(_verb(verbs, "requests", "show the newest requests, or one of them whole"))
+    _add_replay(_verb(verbs, "replay", "price the recorded requests, or a trace, by this configuration"))
     _add_agents(_verb(verbs, "agents", "agents and their balances"))
     help_verb = verbs.add_parser("help", help="show this help")
     help_verb.set_defaults(run=lambda _arguments: _help(parser))
@@ -108,6 +128,51 @@ def _add_agents(agents: ArgumentParser) -> None:
     deposit.add_argument("agent", metavar="AGENT", help="id or name")
     deposit.add_argument("amount", metavar="AMOUNT", type=_amount, help="sats, up to 3 decimals; or an integer + msat")
     deposit.add_argument("--key", help="names this deposit: repeated with the same key it is booked once")
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs; amounts are integers of msat")
+
+
+def _add_period(parser: ArgumentParser) -> None:
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--range", choices=tuple(RANGES), help=f"how long before the end (default: {DEFAULT_RANGE})")
+    begin.add_argument(
+        "--since", metavar="TIME", type=_time, help='RFC 3339, or local time as 2026-07-31 or "2026-07-31 12:00"'
+    )
+    parser.add_argument("--until", metavar="TIME", type=_time, help="the end (default: now)")
+    parser.add_argument("--agent", metavar="NAME", help="only of this agent; its id or name")
+
+
+def _add_stats(stats: ArgumentParser) -> None:
+    _add_period(stats)
+    groups = ("model", "tier", "provider", "agent", "policy")
+    stats.add_argument("--group-by", metavar="WHAT", choices=groups, help=f"a row for each {', '.join(groups)}")
+    _add_json(stats)
+
+
+def _add_requests(requests: ArgumentParser) -> None:
+    requests.add_argument("id", metavar="ID", nargs="?", help="a request's id or number: all that is known of it")
+    requests.add_argument("-f", "--follow", action="store_true", help="go on with those that come, until interrupted")
+    requests.add_argument(
+        "-n", "--number", metavar="N", type=_number, default=20, help="how many of the newest (default: 20)"
+    )
+    requests.add_argument("--agent", metavar="NAME", help="only of this agent; its id or name")
+    requests.add_argument("--model", metavar="NAME", help="only for this model")
+    requests.add_argument("--failed", action="store_true", help="only those that were not answered in full")
+    _add_json(requests)
+
+
+def _add_replay(replay: ArgumentParser) -> None:
+    _add_period(replay)
+    replay.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="a csv or csv.gz with the columns t_s,input_tokens,output_tokens, instead of the recorded requests",
+    )
+    replay.add_argument("--model", metavar="NAME", help="which model a trace is for")
+    _add_json(replay)
 
 
 def _verb(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -44,6 +45,22 @@ def _print_plain(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers:
             for cell, width, header in zip(line, widths, headers, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+def printable(text: str, *, limit: int = 60) -> str:
+    """Text that others chose, as it can be shown: on one line, without control characters, and cut."""
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:limit])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def print_json(value: object) -> None:
+    """One document, for programs; amounts are integers of msat."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: object) -> None:
+    """One document on one line, written at once."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def note(text: str) -> None:

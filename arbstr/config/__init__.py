@@ -7,6 +7,7 @@ from arbstr.config._keys import convention_variable
 from arbstr.config._load import SCHEMA_KEYS, load, load_database, loads, with_listen
 from arbstr.config._mock import mock_config
 from arbstr.config._problems import ConfigError, Problem
+from arbstr.config._reload import Reloaded, reloaded
 from arbstr.config._sanity import mode_warning, open_mode
 from arbstr.config._schema import (
     AgentLimit,
@@ -46,6 +47,7 @@ __all__ = [
     "PolicyRule",
     "Problem",
     "ProviderConfig",
+    "Reloaded",
     "RoutingConfig",
     "ServerConfig",
     "Strategy",
@@ -60,5 +62,6 @@ __all__ = [
     "mock_config",
     "mode_warning",
     "open_mode",
+    "reloaded",
     "with_listen",
 ]

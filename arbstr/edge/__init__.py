@@ -1,15 +1,20 @@
 """The HTTP front end: connections, routes, error bodies. Parses, makes one call, renders; knows nothing of money."""
 
 from arbstr.edge._app import EdgeApp, make_app
+from arbstr.edge._catalogue import NO_FEED
 from arbstr.edge._gate import Gate
+from arbstr.edge._routes import ROUTES, Route
 from arbstr.edge._server import CannotListen, addresses_of, open_listeners, serve
 from arbstr.edge._services import Limits, Services
 
 __all__ = [
+    "NO_FEED",
+    "ROUTES",
     "CannotListen",
     "EdgeApp",
     "Gate",
     "Limits",
+    "Route",
     "Services",
     "addresses_of",
     "make_app",

@@ -1,28 +1,37 @@
 """The routes, as one bare ASGI application: parse, make one call, render.
 
-Order of things for each request: request id, bound on requests in flight, bearer, path and method, body, handler.
-Whatever goes wrong is answered in OpenAI's error shape with ``x-arbstr-request-id``; nothing internal is in it.
+Order of things for each request: request id, bound on requests in flight, bearer, rate, path and method, role, body,
+handler. Whatever goes wrong is answered in OpenAI's error shape with ``x-arbstr-request-id``; nothing internal is in
+it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 from uuid import uuid4
 
 import trio
+from attrs import frozen
 
 from arbstr import wire
+from arbstr.edge._analytics import Analytics
+from arbstr.edge._catalogue import Catalogue, health_of, providers_body
 from arbstr.edge._exchange import JSON_TYPE, Exchange, Message, Receive, Send, StreamResponder
 from arbstr.edge._gate import Gate, Visit
 from arbstr.edge._headers import Headers, is_loopback
+from arbstr.edge._openapi import OPENAPI_BODY
+from arbstr.edge._quote import quote_body
+from arbstr.edge._routes import Page, check_method, check_role, find_route, not_found
 from arbstr.edge._services import Limits, Services
 from arbstr.errors import (
     ArbstrError,
     InternalError,
-    MethodNotAllowed,
-    NotFound,
+    InvalidRequest,
+    ModelNotFound,
     ShuttingDown,
     UnsupportedMediaType,
 )
@@ -31,9 +40,25 @@ from arbstr.requests import Caller, ClientGone, ModelRequest, PlainAnswer
 logger = logging.getLogger("arbstr.edge")
 
 Scope = Message
-Handler = Callable[[Exchange, Visit, Caller], Awaitable[PlainAnswer | None]]
+Parse = Callable[[bytes], wire.ModelCall]
 
-READ = ("GET", "HEAD")
+MAX_PATH = 2_048
+"""Characters; the names of models are the longest part of it."""
+METRICS_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+@frozen
+class Ask:
+    """One request that has been let in; ``name`` is what stands in the place of the route's parameter."""
+
+    exchange: Exchange
+    visit: Visit
+    caller: Caller
+    name: str
+    query: bytes
+
+
+Handler = Callable[[Ask], Awaitable[PlainAnswer | None]]
 
 
 class EdgeApp:
@@ -47,10 +72,25 @@ class EdgeApp:
         self.gate = gate
         self._services = services
         self._limits = limits
-        self._probes = {"/health": self._health, "/ready": self._ready}
-        self._routes: dict[str, tuple[tuple[str, ...], Handler]] = {
-            "/v1/chat/completions": (("POST",), self._chat),
-            "/v1/models": (READ, self._models),
+        self._catalogue = Catalogue(lambda: services.providers(), created=int(time.time()))
+        self._analytics = Analytics(services)
+        self._open: Final[dict[Page, Callable[[], PlainAnswer]]] = {
+            Page.HEALTH: self._health,
+            Page.READY: self._ready,
+            Page.OPENAPI: lambda: _json(OPENAPI_BODY),
+        }
+        self._handlers: Final[dict[Page, Handler]] = {
+            Page.CHAT: partial(self._model_call, wire.parse_chat),
+            Page.COMPLETIONS: partial(self._model_call, wire.parse_completion),
+            Page.EMBEDDINGS: partial(self._model_call, wire.parse_embeddings),
+            Page.COST: self._cost,
+            Page.MODELS: self._models,
+            Page.MODEL: self._model,
+            Page.STATS: self._stats,
+            Page.REQUESTS: self._requests,
+            Page.REQUEST: self._receipt,
+            Page.PROVIDERS: self._providers,
+            Page.METRICS: self._metrics,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,38 +125,86 @@ class EdgeApp:
 
     async def _route(self, scope: Scope, exchange: Exchange, visit: Visit) -> PlainAnswer | None:
         path, method = scope["path"], scope["method"]
-        probe = self._probes.get(path)
-        if probe is not None:
-            _check_method(method, READ)
-            return probe()
-        self.gate.admit(visit, self._services.config.max_requests)
-        caller = self._services.authenticate(exchange.headers.authorization, _is_local(scope, exchange.headers))
-        route = self._routes.get(path)
-        if route is None:
-            raise NotFound(f"there is no {path[:100]!r} here; chat completions are at /v1/chat/completions")
-        methods, handler = route
-        _check_method(method, methods)
-        return await handler(exchange, visit, caller)
+        found = find_route(path)
+        if found is not None and found[0].page in self._open:
+            check_method(method, found[0])
+            return self._open[found[0].page]()
+        services = self._services
+        self.gate.admit(visit, services.config.max_requests)
+        peer = (scope.get("client") or ("",))[0]
+        local = is_loopback(peer) and not exchange.headers.was_forwarded
+        caller = services.authenticate(exchange.headers.authorization, peer, local)
+        buys = found is not None and found[0].page in _MODEL_CALLS and method in found[0].methods
+        if not buys:  # what is for a model is counted with its tokens, further in
+            exchange.limit_headers = services.touch(caller)
+        if len(path) > MAX_PATH:
+            raise InvalidRequest(f"the path is longer than {MAX_PATH} characters", status=414)
+        if found is None:
+            raise not_found(path)
+        route, name = found
+        check_method(method, route)
+        check_role(caller, route)
+        return await self._handlers[route.page](Ask(exchange, visit, caller, name, scope["query_string"]))
+
+    # Open to everybody
 
     def _health(self) -> PlainAnswer:
-        status, body = self._services.health()
-        return PlainAnswer(status, (JSON_TYPE,), body)
+        return _json(*health_of(self._services.providers()))
 
     def _ready(self) -> PlainAnswer:
         if self.gate.draining:
-            return PlainAnswer(503, (JSON_TYPE,), b'{"status":"draining"}')
-        return PlainAnswer(200, (JSON_TYPE,), b'{"status":"ready"}')
+            return _json(b'{"status":"draining"}', 503)
+        return _json(b'{"status":"ready"}')
 
-    async def _models(self, exchange: Exchange, visit: Visit, caller: Caller) -> PlainAnswer:
-        return PlainAnswer(200, (JSON_TYPE,), self._services.models(caller))
+    # Reading
 
-    async def _chat(self, exchange: Exchange, visit: Visit, caller: Caller) -> PlainAnswer | None:
+    async def _models(self, ask: Ask) -> PlainAnswer:
+        return _json(self._catalogue.body())
+
+    async def _model(self, ask: Ask) -> PlainAnswer:
+        entry = self._catalogue.entry(ask.name)
+        if entry is None:
+            raise ModelNotFound(f"The model {ask.name[:200]!r} does not exist here", param="model")
+        return _json(wire.model_body(entry))
+
+    async def _stats(self, ask: Ask) -> PlainAnswer:
+        with ask.visit.scope:
+            return _json(await self._analytics.stats(ask.caller, ask.query))
+        raise _expired()
+
+    async def _requests(self, ask: Ask) -> PlainAnswer:
+        with ask.visit.scope:
+            return _json(await self._analytics.requests(ask.caller, ask.query))
+        raise _expired()
+
+    async def _receipt(self, ask: Ask) -> PlainAnswer:
+        with ask.visit.scope:
+            return _json(await self._analytics.receipt(ask.caller, ask.name))
+        raise _expired()
+
+    async def _providers(self, ask: Ask) -> PlainAnswer:
+        services = self._services
+        return _json(providers_body(services.providers(), services.market(), ask.caller, trio.current_time()))
+
+    async def _metrics(self, ask: Ask) -> PlainAnswer:
+        return PlainAnswer(200, (METRICS_TYPE,), self._services.metrics())
+
+    # Asking a model
+
+    async def _cost(self, ask: Ask) -> PlainAnswer:
+        with ask.visit.scope:
+            request = await self._read_request(wire.parse_any, ask)
+            return _json(quote_body(request.call, self._services.quote(request)))
+        raise _expired()
+
+    async def _model_call(self, parse: Parse, ask: Ask) -> PlainAnswer | None:
+        exchange, visit = ask.exchange, ask.visit
         answer = None
-        # The scope stands within the nursery, not around it: what the chat brings back in spite of being cancelled, and
+        # The scope stands within the nursery, not around it: what the call brings back in spite of being cancelled, and
         # every word that is said after it, is beyond the cancellation.
         async with trio.open_nursery() as watch:
             with visit.scope:
-                request = await self._read_chat(exchange, visit, caller)
+                request = await self._read_request(parse, ask)
                 watch.start_soon(_cancel_when_gone, exchange, visit.scope)
                 answer = await self._services.answer(request, StreamResponder(exchange))
             watch.cancel_scope.cancel()
@@ -125,31 +213,34 @@ class EdgeApp:
         if answer is not None and not exchange.started:
             return answer
         if visit.expired and not exchange.finished:
-            raise ShuttingDown("the server is shutting down and this request took too long", retry_after_s=1)
+            raise _expired()
         if answer is not None or not exchange.started:
             raise RuntimeError("an answer must either come back or go through the responder")
         await exchange.finish()
         return None
 
-    async def _read_chat(self, exchange: Exchange, visit: Visit, caller: Caller) -> ModelRequest:
-        headers, config = exchange.headers, self._services.config
+    async def _read_request(self, parse: Parse, ask: Ask) -> ModelRequest:
+        exchange, headers, config = ask.exchange, ask.exchange.headers, self._services.config
         if not headers.is_json:
             raise UnsupportedMediaType("the body must be JSON: send the header content-type: application/json")
-        take_in = partial(self.gate.take_in, visit, limit=max(self._limits.body_bytes, config.max_body_bytes))
+        take_in = partial(self.gate.take_in, ask.visit, limit=max(self._limits.body_bytes, config.max_body_bytes))
         body = await exchange.read_body(config.max_body_bytes, config.body_timeout_s, take_in)
-        parse: Callable[[], wire.ModelCall] = partial(wire.parse_chat, body)
         # The parser is pure: a thread that is left behind does no harm.
         large = len(body) > self._limits.parse_in_thread_bytes
-        call = await trio.to_thread.run_sync(parse, abandon_on_cancel=True) if large else parse()
+        call = await trio.to_thread.run_sync(parse, body, abandon_on_cancel=True) if large else parse(body)
         return ModelRequest(
             request_id=exchange.request_id,
             correlation_id=exchange.correlation_id,
             traceparent=headers.traceparent,
             policy=headers.policy,
             stream_cost=headers.stream_cost or config.stream_cost_event,
-            caller=caller,
+            caller=ask.caller,
             call=call,
+            complexity=headers.complexity,
         )
+
+
+_MODEL_CALLS = frozenset((Page.CHAT, Page.COMPLETIONS, Page.EMBEDDINGS))
 
 
 def make_app(services: Services, gate: Gate, limits: Limits | None = None) -> EdgeApp:
@@ -162,15 +253,12 @@ async def _cancel_when_gone(exchange: Exchange, work: trio.CancelScope) -> None:
     work.cancel()
 
 
-def _check_method(method: str, allowed: tuple[str, ...]) -> None:
-    if method not in allowed:
-        raise MethodNotAllowed(f"{method[:20]} is not possible here; use {' or '.join(allowed)}", allow=allowed)
+def _expired() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down and this request took too long", retry_after_s=1)
 
 
-def _is_local(scope: Scope, headers: Headers) -> bool:
-    """Whether the request comes from this machine. What a proxy on this machine passes on does not."""
-    peer = scope.get("client")
-    return peer is not None and is_loopback(peer[0]) and not headers.was_forwarded
+def _json(body: bytes, status: int = 200) -> PlainAnswer:
+    return PlainAnswer(status, (JSON_TYPE,), body)
 
 
 def _sole(error: Exception) -> Exception:

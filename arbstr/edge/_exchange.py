@@ -15,7 +15,7 @@ from arbstr import wire
 from arbstr.edge._gate import Gate
 from arbstr.edge._headers import Headers
 from arbstr.edge._services import Limits
-from arbstr.errors import ArbstrError, BodyTooLarge, MethodNotAllowed, RequestTimeout
+from arbstr.errors import ArbstrError, BodyTooLarge, MethodNotAllowed, RateLimited, RequestTimeout
 from arbstr.requests import ClientGone, PlainAnswer
 
 Message = MutableMapping[str, Any]
@@ -41,6 +41,8 @@ class Exchange:
         self.finished = False
         self.gone = False
         """The client left before the answer was finished."""
+        self.limit_headers: HeaderList = ()
+        """Sent with whatever the answer becomes, where it does not have them itself."""
         self._receive = receive
         self._send = send
         self._gate = gate
@@ -114,6 +116,7 @@ class Exchange:
             own.append((b"x-arbstr-correlation-id", self.correlation_id.encode()))
         if self._gate.draining or not self._body_read:
             own.append((b"connection", b"close"))
+        own += self.limit_headers
         own = [header for header in own if header[0] not in names]
         await self._deliver({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
 
@@ -177,6 +180,8 @@ def error_headers(error: ArbstrError) -> tuple[tuple[bytes, bytes], ...]:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(min(error.retry_after_s, RETRY_AFTER_MAX_S)))))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
+    if isinstance(error, RateLimited):
+        headers += error.headers
     return tuple(headers)
 
 

@@ -75,6 +75,12 @@ class Headers:
         return value if 0 < len(value) <= HEADER_TEXT_MAX else None
 
     @property
+    def complexity(self) -> str | None:
+        """``low``, ``medium`` or ``high``, in lower case (contract section 5.1); other words are ignored."""
+        value = self._values.get(b"x-arbstr-complexity", b"").lower()
+        return value.decode() if value in (b"low", b"medium", b"high") else None
+
+    @property
     def stream_cost(self) -> bool:
         return self._values.get(b"x-arbstr-stream-cost") == b"1"
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
 
 from attrs import define, frozen
 
 from arbstr.config import ServerConfig
-from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
+from arbstr.edge._catalogue import NO_FEED, Snapshot
+from arbstr.requests import Caller, ModelRequest, PlainAnswer, Quote, Responder
+from arbstr.store import Connection
+
+T = TypeVar("T")
+
+HeaderTuple = tuple[tuple[bytes, bytes], ...]
+
+
+class Reader(Protocol):
+    """``Store.read``: a function over a read-only connection, run off the event loop. Raises StoreError."""
+
+    async def __call__(self, function: Callable[[Connection], T]) -> T: ...
 
 
 @define
@@ -15,13 +28,21 @@ class Services:
     """Everything behind the routes; the front end parses, makes one call here, and renders."""
 
     config: ServerConfig
-    authenticate: Callable[[str | None, bool], Caller]
-    """``(authorization header value, peer is loopback)``; raises ``AuthenticationFailed``."""
+    authenticate: Callable[[str | None, str, bool], Caller]
+    """``(authorization header value, address of the peer, peer is on this machine)``; raises AuthenticationFailed."""
     answer: Callable[[ModelRequest, Responder], Awaitable[PlainAnswer | None]]
     """``None``: the answer went out through the responder. Raises ``ArbstrError``. It is cancelled when the client
     leaves or the program stops, and settles by itself, shielded."""
-    models: Callable[[Caller], bytes]
-    health: Callable[[], tuple[int, bytes]]
+    quote: Callable[[ModelRequest], Quote]
+    """What ``answer`` would choose, were everybody well. Raises ``ArbstrError``."""
+    providers: Callable[[], Snapshot]
+    read: Reader
+    touch: Callable[[Caller], HeaderTuple] = lambda caller: ()
+    """Count a request that is not for a model. Gives the headers that tell of limits; raises RateLimited."""
+    market: Callable[[], Mapping[str, object]] = lambda: NO_FEED
+    """The ``market`` object of ``/providers`` (contract section 16.4)."""
+    metrics: Callable[[], bytes] = bytes
+    """Prometheus' text format."""
 
 
 @frozen

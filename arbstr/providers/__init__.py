@@ -3,9 +3,22 @@
 from arbstr.providers._actor import ProviderActor
 from arbstr.providers._breaker import Admission, Breaker, BreakerState, Outcome
 from arbstr.providers._directory import Directory
+from arbstr.providers._fleet import Fleet
 from arbstr.providers._latency import LatencyStats, LatencySummary
-from arbstr.providers._messages import Acquire, Describe, Permit, ProviderView, Report, Shut
+from arbstr.providers._messages import (
+    Acquire,
+    Check,
+    Configure,
+    Describe,
+    Permit,
+    ProviderView,
+    Report,
+    Retire,
+    Shut,
+)
 from arbstr.providers._mock import MockProfile, MockTransport
+from arbstr.providers._models import DiscoveredModel, UndecodableModels, parse_models
+from arbstr.providers._recent import RecentCounts
 from arbstr.providers._transport import PooledTransport, build_transport
 from arbstr.providers._upstream import FailureKind, Upstream, UpstreamAnswer, UpstreamFailure
 
@@ -14,9 +27,13 @@ __all__ = [
     "Admission",
     "Breaker",
     "BreakerState",
+    "Check",
+    "Configure",
     "Describe",
     "Directory",
+    "DiscoveredModel",
     "FailureKind",
+    "Fleet",
     "LatencyStats",
     "LatencySummary",
     "MockProfile",
@@ -26,10 +43,14 @@ __all__ = [
     "PooledTransport",
     "ProviderActor",
     "ProviderView",
+    "RecentCounts",
     "Report",
+    "Retire",
     "Shut",
+    "UndecodableModels",
     "Upstream",
     "UpstreamAnswer",
     "UpstreamFailure",
     "build_transport",
+    "parse_models",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,15 +15,18 @@ if TYPE_CHECKING:
 class Directory:
     """The providers of this process, in file order.
 
-    Readers take ``snapshot`` and keep it: it is never changed, only replaced. Writers are the provider actors. Sync
-    throughout and used on the Trio thread only, so nobody sees half a change. ``order`` fixes the order by name;
-    providers not named there follow in the order in which they were first enlisted.
+    Readers take ``snapshot`` and keep it: it is never changed, only replaced. Writers are the provider actors, and who
+    owns them. Sync throughout and used on the Trio thread only, so nobody sees half a change. ``order`` fixes the order
+    by name; providers not named there follow in the order in which they were first enlisted.
     """
 
     def __init__(self, order: Iterable[str] = ()) -> None:
         self._views: dict[str, ProviderView | None] = dict.fromkeys(order)
         self._refs: dict[str, TrioActorRef[ProviderActor]] = {}
         self._snapshot: tuple[ProviderView, ...] = ()
+        self._waiting: dict[str, tuple[ProviderView, TrioActorRef[ProviderActor]]] = {}  # to be enlisted
+        self._held = False
+        self._changed = False  # while held
 
     @property
     def snapshot(self) -> tuple[ProviderView, ...]:
@@ -34,19 +38,58 @@ class Directory:
 
     def enlist(self, view: ProviderView, ref: TrioActorRef[ProviderActor]) -> None:
         """Add a provider, or replace it: after a restart the same name has a new actor."""
-        self._refs[view.name] = ref
-        self.publish(view)
+        if self._held:
+            self._waiting[view.name] = (view, ref)
+        else:
+            self._refs[view.name] = ref
+            self.publish(view, ref)
 
-    def publish(self, view: ProviderView) -> None:
-        self._views[view.name] = view
-        self._replace()
+    def publish(self, view: ProviderView, ref: TrioActorRef[ProviderActor]) -> None:
+        """Show another view of a provider, unless ``ref`` is not, or no longer, the one that is enlisted."""
+        name = view.name
+        if name in self._waiting and self._waiting[name][1] is ref:
+            self._waiting[name] = (view, ref)
+        elif self._refs.get(name) is ref:
+            self._views[name] = view
+            self._replace()
 
     def withdraw(self, name: str, ref: TrioActorRef[ProviderActor]) -> None:
         """Take a provider out, unless ``ref`` has a successor already. Its place in the order stays."""
-        if self._refs.get(name) == ref:
+        if name in self._waiting and self._waiting[name][1] is ref:
+            del self._waiting[name]
+        if self._refs.get(name) is ref:
             del self._refs[name]
             self._views[name] = None
             self._replace()
 
+    def arrange(self, order: Iterable[str]) -> None:
+        """Fix another order. A place that is not named in it is kept only for a provider that is there."""
+        former, self._views = self._views, dict.fromkeys(order)
+        for name, view in former.items():
+            if view is not None:
+                self._views[name] = view
+        if list(former) != list(self._views):
+            self._replace()
+
+    @contextmanager
+    def one_change(self) -> Iterator[None]:
+        """Readers see everything that is done within only at its end, and all of it at once. May span waits.
+
+        Until then also what the other actors publish is not seen: so it must be short. Not to be nested.
+        """
+        assert not self._held, "one change at a time"
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            for name, (view, ref) in self._waiting.items():
+                self._views[name], self._refs[name] = view, ref
+            if self._changed or self._waiting:
+                self._waiting.clear()
+                self._replace()
+
     def _replace(self) -> None:
-        self._snapshot = tuple(view for view in self._views.values() if view is not None)
+        self._changed = self._held
+        if not self._held:
+            self._snapshot = tuple([view for view in self._views.values() if view is not None])

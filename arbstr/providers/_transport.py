@@ -27,7 +27,7 @@ def build_transport(config: ProviderConfig) -> httpx.AsyncBaseTransport:
     """
     scheme = httpx.URL(config.url).scheme
     if scheme == "mock":
-        return MockTransport(config.url, models=tuple([model.id for model in config.models]))
+        return MockTransport(config.url, models=tuple([model.upstream_id or model.id for model in config.models]))
     if scheme in ("http", "https"):
         return PooledTransport(max_connections=config.max_concurrent, tls=scheme == "https")
     raise ValueError(f"provider {config.name!r}: no transport for URLs with the scheme {scheme!r}; use http or https")

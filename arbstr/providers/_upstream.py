@@ -4,6 +4,8 @@ Talks to an httpx transport directly, without an httpx client: building a reques
 the client around it 67 to 118. Knows nothing of routing, permits or money. Everything that goes wrong on the way is an
 UpstreamFailure; an HTTP status, whatever it is, is an answer.
 
+A redirect is followed on the provider's own address only: elsewhere neither the key nor the prompt goes.
+
 What a failure says never contains text from a foreign exception: those quote addresses and header values, keys
 included. For the same reason the foreign exception is not chained.
 """
@@ -11,7 +13,7 @@ included. For the same reason the foreign exception is not chained.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,6 +25,7 @@ import trio
 
 import arbstr
 from arbstr.config import ProviderConfig
+from arbstr.providers._models import DiscoveredModel, parse_models
 from arbstr.providers._transport import build_transport
 from arbstr.wire import Endpoint
 
@@ -32,13 +35,30 @@ FailureKind = Literal[
     "encoding",
     "first_byte_timeout",
     "idle_timeout",
+    "redirect",
     "reset",
+    "status",
     "too_large",
     "total_timeout",
 ]
 
 CLOSE_BOUND_S: Final = 2.0
 """Closing is local work; whoever needs longer is not waited for."""
+
+MODELS_TIMEOUT_S: Final = 10.0
+"""For the whole list of models, connecting included."""
+
+MAX_MODELS_BYTES: Final = 8 << 20
+
+MAX_REDIRECTS: Final = 3
+_MAX_REDIRECT_BYTES: Final = 64 << 10
+"""Of a redirect's body, which is read so that its connection can be used again."""
+
+_REDIRECTS: Final[Mapping[str, frozenset[int]]] = {
+    "GET": frozenset((301, 302, 303, 307, 308)),
+    # 303 would turn it into a GET, and 301 and 302 mean the same to many: but an answer to a GET is no completion.
+    "POST": frozenset((301, 302, 307, 308)),
+}
 
 _TRANSPORT_ERRORS: Final = (httpx.TransportError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,510}[\x21-\x7e])?")
@@ -47,8 +67,8 @@ _PRINTABLE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,510}[\x21-\x7e])?")
 class UpstreamFailure(Exception):
     """No usable answer from the provider.
 
-    ``kind`` says how: ``connect`` and ``connect_timeout`` mean that the request was not sent; with every other kind the
-    provider may have done the work. ``detail`` is fit for a client: it holds no URL and no key.
+    ``kind`` says how: ``connect``, ``connect_timeout`` and ``redirect`` mean that nobody works on the request; with
+    every other kind the provider may have done the work. ``detail`` is fit for a client: it holds no URL and no key.
     """
 
     def __init__(self, kind: FailureKind, detail: str, retry_after_s: float | None = None) -> None:
@@ -59,16 +79,30 @@ class UpstreamFailure(Exception):
 
 
 class Upstream:
-    """Sends chat requests to one provider. No actor: any number of tasks may use it at once.
+    """Sends requests to one provider. No actor: any number of tasks may use it at once.
 
-    Owns ``transport`` (made from the configuration when none is given) and closes it in ``aclose``.
+    Owns ``transport`` (made from the configuration when none is given) and closes it in ``aclose``, or after ``retire``
+    with the last answer.
     """
 
     def __init__(self, config: ProviderConfig, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._config = config
         self._transport = build_transport(config) if transport is None else transport
         self._urls = {endpoint: _url_of(config.url, endpoint) for endpoint in Endpoint}
-        self._base_headers = _base_headers(config, self._urls[Endpoint.CHAT])
+        self._models_url = _url_of(config.url, "models")
+        self._base_headers = _base_headers(config, self._models_url)
+        self._in_flight = 0
+        self._retired = False
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait for their answer, and answers that are not closed yet."""
+        return self._in_flight
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     async def send(
         self,
@@ -88,21 +122,49 @@ class Upstream:
         """
         config, now = self._config, trio.current_time()
         total_deadline = float("inf") if config.total_timeout_s is None else now + config.total_timeout_s
-        request = httpx.Request(
-            "POST",
-            self._urls[endpoint],
-            headers=self._headers(body, stream, request_id, correlation_id, traceparent),
-            stream=_RequestBody(body),
-            extensions={"timeout": self._transport_timeouts()},
+        headers = self._headers(body, stream, request_id, correlation_id, traceparent)
+        return await self._call(
+            "POST", self._urls[endpoint], headers, body, now + config.first_byte_timeout_s, total_deadline
         )
-        with trio.CancelScope(deadline=min(now + config.first_byte_timeout_s, total_deadline)) as scope:
-            try:
-                response = await self._transport.handle_async_request(request)
-            except _TRANSPORT_ERRORS as error:
-                raise _translated(error, waiting_for_headers=True) from None
-        if scope.cancelled_caught:
-            raise _timed_out("first_byte_timeout", total_deadline)
-        answer = UpstreamAnswer(response, idle_timeout_s=config.idle_timeout_s, total_deadline=total_deadline)
+
+    async def models(self) -> tuple[DiscoveredModel, ...]:
+        """``GET /models``: what the provider says it serves.
+
+        Takes at most ``MODELS_TIMEOUT_S`` and ``MAX_MODELS_BYTES``. Raises UpstreamFailure, of the kind ``status`` for
+        an answer that is not 200, and UndecodableModels (a ValueError).
+        """
+        deadline = trio.current_time() + MODELS_TIMEOUT_S
+        headers = [*self._base_headers, (b"accept", b"application/json")]
+        async with await self._call("GET", self._models_url, headers, b"", deadline, deadline) as answer:
+            if answer.status != 200:
+                raise UpstreamFailure("status", f"the provider answered with status {answer.status}")
+            return parse_models(await answer.read(MAX_MODELS_BYTES))
+
+    async def _call(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        deadline: float,
+        total_deadline: float,
+    ) -> UpstreamAnswer:
+        if self._closed:
+            raise UpstreamFailure("connect", "the connections to the provider have just been closed")
+        self._in_flight += 1
+        try:
+            with trio.CancelScope(deadline=min(deadline, total_deadline)) as scope:
+                response = await self._exchange(method, url, headers, body)
+                if response.status_code in _REDIRECTS[method]:
+                    response = await self._follow(response, method, url, headers, body)
+            if scope.cancelled_caught:
+                raise _timed_out("first_byte_timeout", total_deadline)
+        except BaseException:
+            await self.let_go()
+            raise
+        answer = UpstreamAnswer(
+            response, idle_timeout_s=self._config.idle_timeout_s, total_deadline=total_deadline, owner=self
+        )
         if answer.content_encoding not in ("", "identity"):
             await answer.aclose()
             raise UpstreamFailure(
@@ -110,8 +172,81 @@ class Upstream:
             )
         return answer
 
+    async def _exchange(
+        self, method: str, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> httpx.Response:
+        request = httpx.Request(
+            method,
+            url,
+            headers=headers,
+            stream=_RequestBody(body),
+            extensions={"timeout": self._transport_timeouts()},
+        )
+        try:
+            return await self._transport.handle_async_request(request)
+        except _TRANSPORT_ERRORS as error:
+            raise _translated(error, waiting_for_headers=True) from None
+
+    async def _follow(
+        self,
+        response: httpx.Response,
+        method: str,
+        url: httpx.URL,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+    ) -> httpx.Response:
+        """The answer at the end of the redirects; a redirect that does not say where to is an answer."""
+        for _ in range(MAX_REDIRECTS):
+            location = _headers_of(response).get(b"location")
+            if location is None:
+                return response
+            url = await self._next_url(response, url, location)
+            response = await self._exchange(method, url, headers, body)
+            if response.status_code not in _REDIRECTS[method]:
+                return response
+        await self._drop(response)
+        raise UpstreamFailure("redirect", f"the provider redirects more than {MAX_REDIRECTS} times")
+
+    async def _next_url(self, response: httpx.Response, url: httpx.URL, location: str) -> httpx.URL:
+        await self._drop(response)
+        try:
+            target = url.join(location)
+        except httpx.InvalidURL:
+            raise UpstreamFailure("redirect", "the provider redirects to what is no URL") from None
+        if _origin(target) != _origin(url):
+            raise UpstreamFailure(
+                "redirect", "the provider redirects to another address, where neither key nor prompt may go"
+            )
+        return url.copy_with(raw_path=target.raw_path)
+
+    async def _drop(self, response: httpx.Response) -> None:
+        answer = UpstreamAnswer(response, idle_timeout_s=self._config.idle_timeout_s, total_deadline=float("inf"))
+        try:
+            with suppress(UpstreamFailure):  # what matters has been said by the headers
+                await answer.read(_MAX_REDIRECT_BYTES)
+        finally:
+            await answer.aclose()
+
+    async def let_go(self) -> None:
+        """A call has come to its end; for its answer. Safe when cancelled."""
+        self._in_flight -= 1
+        if self._retired and not self._in_flight:
+            await self.aclose()
+
+    async def retire(self) -> None:
+        """Close the transport as soon as no answer is in flight: at once, or with the last one. Does not wait for it.
+
+        Until then further calls are taken, after that they fail as ``connect``. Safe when cancelled.
+        """
+        self._retired = True
+        if not self._in_flight:
+            await self.aclose()
+
     async def aclose(self) -> None:
-        """Close the transport with all its connections; answers that are still being read are cut."""
+        """Close the transport with all its connections, now; answers that are still being read are cut."""
+        if self._closed:
+            return
+        self._closed = True
         with trio.move_on_after(CLOSE_BOUND_S, shield=True), suppress(*_TRANSPORT_ERRORS):
             await self._transport.aclose()
 
@@ -129,6 +264,7 @@ class Upstream:
         headers = [
             *self._base_headers,
             (b"accept", b"text/event-stream" if stream else b"application/json"),
+            (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"idempotency-key", request_id.encode()),
         ]
@@ -152,7 +288,14 @@ class UpstreamAnswer:
     request; any other end gives the connection up.
     """
 
-    def __init__(self, response: httpx.Response, *, idle_timeout_s: float, total_deadline: float) -> None:
+    def __init__(
+        self,
+        response: httpx.Response,
+        *,
+        idle_timeout_s: float,
+        total_deadline: float,
+        owner: Upstream | None = None,
+    ) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         headers = _headers_of(response)
         self.status: int = response.status_code
@@ -164,6 +307,7 @@ class UpstreamAnswer:
         self._iterator = aiter(response.stream)
         self._idle_timeout_s = idle_timeout_s
         self._total_deadline = total_deadline
+        self._owner = owner
         self._closed = False
         self._complete = False  # read to its end
 
@@ -222,10 +366,14 @@ class UpstreamAnswer:
         if self._closed:
             return
         self._closed = True
-        with trio.move_on_after(CLOSE_BOUND_S, shield=True), suppress(*_TRANSPORT_ERRORS):
-            await self._stream.aclose()
-            if isinstance(self._iterator, AsyncGenerator):
-                await self._iterator.aclose()
+        try:
+            with trio.move_on_after(CLOSE_BOUND_S, shield=True), suppress(*_TRANSPORT_ERRORS):
+                await self._stream.aclose()
+                if isinstance(self._iterator, AsyncGenerator):
+                    await self._iterator.aclose()
+        finally:
+            if self._owner is not None:
+                await self._owner.let_go()
 
     async def __aenter__(self) -> Self:
         return self
@@ -296,17 +444,21 @@ def retry_after_s(milliseconds: str | None, value: str | None) -> float | None:
     return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-def _url_of(text: str, endpoint: Endpoint) -> httpx.URL:
+def _url_of(text: str, endpoint: str) -> httpx.URL:
     url = httpx.URL(text)
     path, mark, query = url.raw_path.partition(b"?")
     return url.copy_with(raw_path=path.rstrip(b"/") + b"/" + endpoint.encode() + mark + query)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, the latter None where it is the scheme's own (RFC 6454, section 4)."""
+    return url.scheme, url.host, url.port
 
 
 def _base_headers(config: ProviderConfig, url: httpx.URL) -> tuple[tuple[bytes, bytes], ...]:
     headers = [
         (b"host", url.netloc),
         (b"user-agent", f"arbstr/{arbstr.__version__}".encode()),
-        (b"content-type", b"application/json"),
         (b"accept-encoding", b"identity"),
     ]
     if config.api_key is not None:

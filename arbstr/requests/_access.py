@@ -16,19 +16,18 @@ from arbstr.requests._interface import Caller
 _SCHEME = "Bearer "
 _ADMIN = Caller(None, "admin", "admin")
 _CLIENT = Caller(None, "client", "client")
-_ANYONE = Caller(None, "anonymous", "anonymous")
 
 
 @frozen
 class Authenticator:
-    """Call it with the ``Authorization`` value and whether the peer is on this machine."""
+    """Call it with the ``Authorization`` value, the peer's address, and whether the peer is on this machine."""
 
     server: ServerConfig
     accounts: Accounts | None
     demo: Caller | None = None
     """Who a local peer without a bearer is, in the demonstration market."""
 
-    def __call__(self, authorization: str | None, loopback: bool) -> Caller:
+    def __call__(self, authorization: str | None, peer: str, loopback: bool) -> Caller:
         """Raises AuthenticationFailed (401)."""
         if authorization is None and self.demo is not None and loopback:
             return self.demo
@@ -37,7 +36,7 @@ class Authenticator:
         if caller is not None:
             return caller
         if self.accounts is None and self.server.auth_token is None:
-            return _ANYONE
+            return Caller(None, "anonymous", "anonymous", client=f"peer {peer}")
         raise AuthenticationFailed(
             "Authorization: Bearer <token> required" if token is None else "the bearer token is not known here"
         )

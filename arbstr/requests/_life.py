@@ -87,7 +87,7 @@ class RequestLife:
             heartbeat_s=context.heartbeat_s if request.call.stream else 0.0,
             lost=owner.client_lost,
         )
-        self._attempts = Attempts(context, self._record, purse, self._taker(), self._is_over)
+        self._attempts = Attempts(context, self._record, purse, self._taker(), self._is_over, self._is_late)
 
     def _taker(self) -> Callable[[Attempt, UpstreamAnswer], Awaitable[Whole | None]]:
         if not self._request.call.stream:
@@ -174,6 +174,11 @@ class RequestLife:
 
     def _is_over(self) -> bool:
         return self._outlet.committed or self._outlet.gone
+
+    def _is_late(self, attempt: Attempt) -> bool:
+        """The time is over, and this attempt had most of it: one that began late is not to blame."""
+        most_ns = self._intake.router.routing.deadline_s * 1e9 / 2
+        return self._in_time.cancel_called and attempt.duration_ns() >= most_ns
 
     def _too_late(self) -> DeadlineExceeded:
         deadline_s = self._intake.router.routing.deadline_s

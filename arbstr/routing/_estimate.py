@@ -14,7 +14,7 @@ EXPECTED_COMPLETION_TOKENS = 256
 
 
 class Estimator(Protocol):
-    """Expectations of tokens, in tokens. Lives on one thread; both methods are on the path of every request."""
+    """Expectations of tokens, in tokens. Lives on one thread; all methods are on the path of every request."""
 
     def completion_tokens(self, call: ModelCall, model: str, policy: str | None) -> int:
         """Expected completion tokens of one choice, not bounded by what the caller allows."""

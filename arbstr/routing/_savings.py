@@ -19,14 +19,13 @@ class Saved:
 def savings(selection: Selection, winner: Candidate | str, usage: Usage) -> Saved:
     """What ``winner`` (a candidate or its name) saved for the tokens that were used.
 
-    Costs are rounded up to msat one by one, as they would have been charged; the median of an even number is rounded
-    down, so as not to boast. Raises ValueError when the winner is not among the candidates.
+    Costs are rounded up to msat one by one, as they would have been charged, with the cached part of the prompt at each
+    one's own price for that. The median of an even number is rounded down, so as not to boast. Raises ValueError when
+    the winner is not among the candidates.
     """
     name = winner if isinstance(winner, str) else winner.provider
-    costs = {
-        one.provider: one.price.cost_msat(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        for one in selection.candidates
-    }
+    used = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+    costs = {one.provider: one.price.cost_msat(*used) for one in selection.candidates}
     if name not in costs:
         raise ValueError(f"{name!r} is not among the candidates: {', '.join(costs) or 'there are none'}")
     ordered = sorted(costs.values())

@@ -1,59 +1,35 @@
-"""Choosing: each offer becomes a candidate or is left out, with the reason; the candidates are put in order."""
+"""Choosing: each offer becomes a candidate or is left out, with the reason; the candidates are put in order.
+
+What decides about an offer, in this order: whether the model can be bought there at all, the policy, whether the
+request fits, whether its class of answers is good enough, whether it is not too good (unless nobody else can answer),
+whether it can answer now.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from math import lcm
-from typing import Literal
+from operator import attrgetter
 
-from attrs import field, frozen
+from attrs import frozen
 
-from arbstr.config import Model, PoliciesConfig, PolicyRule, Strategy, Tier
-from arbstr.errors import InvalidRequest, NoProviderAvailable
+from arbstr.config import PolicyRule, Strategy, Tier
+from arbstr.errors import ArbstrError, InvalidRequest, NoProviderAvailable
 from arbstr.routing._demand import Demand
+from arbstr.routing._estimate import Estimator, FixedEstimate
+from arbstr.routing._offers import LeftOut, Market, Offer, Offers, Row
+from arbstr.routing._order import Priced, in_order
 from arbstr.units import Price
 
-LeftOutReason = Literal["does_not_serve_model", "unknown_price", "policy_price_cap", "breaker_open", "busy"]
-
-_CAP_UNIT = "sats_per_1k_tokens"
-
-_SOON_S = 1.0
+SOON_S = 1.0
 """When to come back for a provider that is only busy or being probed: nobody knows, the answer may be near."""
 
+QUARANTINE_S = 60.0
+"""When to come back for a model whose offers are all excluded: a market is read about once a minute."""
 
-def _by_name(models: Mapping[str, Model] | Iterable[str | Model]) -> Mapping[str, Model]:
-    if isinstance(models, Mapping):
-        return models
-    made = (one if isinstance(one, Model) else Model(one) for one in models)
-    return {model.id: model for model in made}
-
-
-@frozen
-class Offer:
-    """What one provider's snapshot says: ``models`` by name, ``any_model`` if also others.
-
-    ``ttfb_ms`` None: never measured.
-
-    ``open_until`` is the time, on the clock of ``select``'s ``now``, until which its breaker refuses; None when it is
-    closed. A time that has passed means that the next request may probe. ``probing``: one is doing so already.
-    """
-
-    provider: str
-    models: Mapping[str, Model] = field(converter=_by_name)
-    price: Price | None
-    """Of the models without one of their own."""
-    tier: Tier
-    ttfb_ms: float | None = None
-    open_until: float | None = None
-    probing: bool = False
-    busy: bool = False
-    weight: int = 1
-    any_model: bool = field()
-
-    @any_model.default
-    def _any_without_a_list(self) -> bool:
-        return not self.models
+_TIERS = tuple(Tier)
+_PROVIDER = attrgetter("provider")
+_KNOWS_NOTHING = FixedEstimate()
 
 
 @frozen
@@ -70,15 +46,6 @@ class Candidate:
 
 
 @frozen
-class LeftOut:
-    """A provider that may not answer, and why; ``detail`` is for people."""
-
-    provider: str
-    reason: LeftOutReason
-    detail: str
-
-
-@frozen
 class Selection:
     """``candidates`` in the order to try them; ``left_out`` by name. ``policy`` names the rule that matched."""
 
@@ -89,97 +56,110 @@ class Selection:
     tier: Tier = Tier.FRONTIER
     """The ceiling that was chosen under, after escalation."""
     complexity_score: float | None = None
-    """None when the caller said how complex it is."""
+    """None when the scorer did not run."""
 
 
 def select(
-    demand: Demand, offers: Sequence[Offer], policies: PoliciesConfig, *, now: float, rotation: int = 0
+    demand: Demand,
+    offers: Sequence[Offer] | Offers,
+    *,
+    now: float,
+    rotation: int = 0,
+    default: Strategy = Strategy.CHEAPEST,
+    estimator: Estimator = _KNOWS_NOTHING,
+    heedless: bool = False,
 ) -> Selection:
-    """Find who may answer ``demand`` and in which order to try.
+    """Find who may answer ``demand`` and in which order to try: by the strategy of its policy, else by ``default``.
 
-    ``cheapest``: least expected cost of this request, compared exactly (not after rounding to msat), then name.
-    ``lowest_latency``: shortest time to the first byte, the unmeasured first so that they get measured, then as
-    ``cheapest``. ``round_robin``: by name, beginning ``rotation`` places further. The order of ``offers`` is without
-    effect.
+    The ceiling of the tiers rises, as far as it must and no further, when nobody below it qualifies or can answer now;
+    it never falls. The order of ``offers`` is without effect. ``heedless`` asks who would be the cheapest if everybody
+    were free: breakers, load and the strategy are ignored.
 
-    Raises InvalidRequest (400) when nobody who serves the model has a known price, when the policy does not allow the
-    model, and when its price cap leaves nobody; NoProviderAvailable (503, with ``retry_after_s``) when all who qualify
-    are shut or busy.
+    An offer is left out for the size of its context when not even the least that the prompt may have fits into it.
+    Where the expected prompt does not fit, the offer stands behind those where it does.
+
+    Raises InvalidRequest (400) when nobody who serves the model has a known price (``model_not_found``), when the
+    policy does not allow the model or its price cap leaves nobody (``model_not_allowed``, ``policy_price_cap``), when
+    the request fits nowhere (``context_length_exceeded``), and when nobody is as good as the demand's floor
+    (``below_tier``): an answer below it is never given instead. NoProviderAvailable (503, with ``retry_after_s``) when
+    all who qualify are shut or busy, and when the model is quarantined wherever its price is known.
     """
-    rule = _rule_for(demand, policies)
+    market = Offers.of(offers).market(demand.model)
+    if not market.rows:
+        raise _nobody_serves(demand, market)
+    rule = demand.policy
     left_out: list[LeftOut] = []
-    serving = _serving(demand.model, offers, left_out)
-    if rule is not None and rule.allowed_models and demand.model not in rule.allowed_models:
+    rows: Sequence[Row] = market.rows
+    if rule is not None:
+        _check_allowed(demand, rule)
+        if rule.max_output_rate is not None:
+            rows = _below_cap(demand, rows, rule.name, rule.max_output_rate, left_out)
+    rows = _large_enough(demand, rows, left_out)
+    rows = _good_enough(demand, rows, left_out)
+    able, shut = (rows, []) if heedless else _able(rows, now)
+    if not able:
+        raise _all_shut(demand, shut, now)
+    ceiling = max(demand.tier.level, min([row.level for row in able]))
+    chosen = [row for row in able if row.level <= ceiling]
+    if len(chosen) < len(rows):
+        left_out += [refusal for row, refusal in shut if row.level <= ceiling]
+        left_out += [_too_good(row, _TIERS[ceiling]) for row in rows if row.level > ceiling]
+    strategy = default if rule is None else rule.strategy
+    if heedless:
+        strategy = Strategy.CHEAPEST
+    return Selection(
+        tuple(_candidates(demand, chosen, strategy, rotation, estimator)),
+        tuple(sorted([*market.left_out, *left_out], key=_PROVIDER)) if left_out else market.left_out,
+        None if rule is None else rule.name,
+        strategy,
+        _TIERS[ceiling],
+        demand.complexity_score,
+    )
+
+
+# Who qualifies
+
+
+def _nobody_serves(demand: Demand, market: Market) -> ArbstrError:
+    message = f"No providers available for model {_shown(demand)}"
+    quarantined = [f"{out.provider} ({out.detail})" for out in market.left_out if out.reason == "quarantined"]
+    if quarantined:
+        return NoProviderAvailable(f"{message} at present: {_some(quarantined)}", retry_after_s=QUARANTINE_S)
+    unpriced = [out.provider for out in market.left_out if out.reason == "unknown_price"]
+    if unpriced:
+        message += f": the price of {_some(unpriced)} is not known"
+    return InvalidRequest(message, reason="model_not_found", param="model")
+
+
+def _check_allowed(demand: Demand, rule: PolicyRule) -> None:
+    """A rule may name a model as the caller does, or as it is called."""
+    allowed = rule.allowed_models
+    if allowed and demand.model not in allowed and demand.requested_model not in allowed:
         raise InvalidRequest(
-            f"Invalid request: policy {rule.name!r} does not allow model {_shown(demand.model)}",
+            f"Invalid request: policy {rule.name!r} does not allow model {_shown(demand)}",
             reason="model_not_allowed",
             param="model",
             details={"policy": rule.name},
         )
-    if rule is not None and rule.max_output_rate is not None:
-        serving = _below_cap(demand.model, serving, rule.name, rule.max_output_rate, left_out)
-    admitting = _admitting(demand.model, serving, now, left_out)
-    strategy = policies.default if rule is None else rule.strategy
-    return Selection(
-        tuple(_candidate(demand, offer, price) for offer, price in _ordered(demand, admitting, strategy, rotation)),
-        tuple(sorted(left_out, key=lambda out: out.provider)),
-        None if rule is None else rule.name,
-        strategy,
-    )
 
 
-_Priced = tuple[Offer, Price]
-
-
-def _rule_for(demand: Demand, policies: PoliciesConfig) -> PolicyRule | None:
-    """The rule that the caller names, exactly; else the first with a keyword in the last user text (section 7.2)."""
-    if not policies.rules:
-        return None
-    named = next((rule for rule in policies.rules if rule.name == demand.policy_header), None)
-    if named is not None or not demand.last_user_text:
-        return named
-    text = demand.last_user_text.casefold()
-    return next((rule for rule in policies.rules if _has_keyword(rule, text)), None)
-
-
-def _has_keyword(rule: PolicyRule, text: str) -> bool:
-    return any(keyword and keyword.casefold() in text for keyword in rule.keywords)
-
-
-def _serving(model: str, offers: Sequence[Offer], left_out: list[LeftOut]) -> list[_Priced]:
-    priced: list[_Priced] = []
-    unpriced: list[str] = []
-    for offer in offers:
-        listed = offer.models.get(model)
-        price = offer.price if listed is None or listed.price is None else listed.price
-        if listed is None and not offer.any_model:
-            left_out.append(LeftOut(offer.provider, "does_not_serve_model", f"does not list model {_shown(model)}"))
-        elif price is None:
-            unpriced.append(offer.provider)
-            left_out.append(LeftOut(offer.provider, "unknown_price", "its price is not known"))
+def _below_cap(
+    demand: Demand, rows: Sequence[Row], policy: str, cap: Fraction, left_out: list[LeftOut]
+) -> Sequence[Row]:
+    """The cap is in sats per 1,000 tokens, which is msat per token as prices are."""
+    kept: list[Row] = []
+    for row in rows:
+        price = row.price
+        if price.completion * cap.denominator <= cap.numerator * price.denominator:
+            kept.append(row)
         else:
-            priced.append((offer, price))
-    if priced:
-        return priced
-    message = f"No providers available for model {_shown(model)}"
-    if unpriced:
-        message += f": the price of {', '.join(sorted(unpriced))} is not known"
-    raise InvalidRequest(message, reason="model_not_found", param="model")
-
-
-def _below_cap(model: str, priced: list[_Priced], policy: str, cap: Fraction, left_out: list[LeftOut]) -> list[_Priced]:
-    kept: list[_Priced] = []
-    for offer, price in priced:
-        rate = price.output_rate_sats(_CAP_UNIT)
-        if rate <= cap:
-            kept.append((offer, price))
-        else:
-            detail = f"output rate {_sats(rate)} is above {_sats(cap)} sats per 1k tokens, the cap of policy {policy!r}"
-            left_out.append(LeftOut(offer.provider, "policy_price_cap", detail))
+            rate = f"{price.completion / price.denominator:g}"
+            detail = f"output rate {rate} is above {_sats(cap)} sats per 1k tokens, the cap of policy {policy!r}"
+            left_out.append(LeftOut(row.offer.provider, "policy_price_cap", detail))
     if kept:
         return kept
     raise InvalidRequest(
-        f"No provider of model {_shown(model)} meets the policy constraints: "
+        f"No provider of model {_shown(demand)} meets the policy constraints: "
         f"policy {policy!r} caps the output rate at {_sats(cap)} sats per 1k tokens",
         reason="policy_price_cap",
         param="model",
@@ -187,26 +167,85 @@ def _below_cap(model: str, priced: list[_Priced], policy: str, cap: Fraction, le
     )
 
 
-def _admitting(model: str, priced: list[_Priced], now: float, left_out: list[LeftOut]) -> list[_Priced]:
-    kept: list[_Priced] = []
-    waits_s: list[float] = []
-    shut: list[LeftOut] = []
-    for offer, price in priced:
-        refusal = _refusal(offer, now)
-        if refusal is None:
-            kept.append((offer, price))
-            continue
-        shut.append(refusal)
-        waits_s.append(_SOON_S if offer.open_until is None or offer.open_until <= now else offer.open_until - now)
-    left_out += shut
+def _large_enough(demand: Demand, rows: Sequence[Row], left_out: list[LeftOut]) -> Sequence[Row]:
+    asked = demand.max_tokens or 0
+    least = demand.prompt_tokens_least + asked
+    kept: list[Row] = []
+    for row in rows:
+        if row.max_output_tokens is not None and asked > row.max_output_tokens:
+            detail = f"gives {row.max_output_tokens} tokens of output at most, not {asked}"
+            left_out.append(LeftOut(row.offer.provider, "output_too_long", detail))
+        elif row.context_tokens is not None and least > row.context_tokens:
+            detail = f"has {row.context_tokens} tokens of context, not {least}"
+            left_out.append(LeftOut(row.offer.provider, "context_too_long", detail))
+        else:
+            kept.append(row)
     if kept:
         return kept
-    busy = sum(out.reason == "busy" for out in shut)
-    raise NoProviderAvailable(
-        f"No provider of model {_shown(model)} can answer now: {len(shut) - busy} with open circuits, {busy} busy; "
-        "try again later",
-        retry_after_s=min(waits_s),
+    raise _fits_nowhere(demand, rows)
+
+
+def _fits_nowhere(demand: Demand, rows: Sequence[Row]) -> InvalidRequest:
+    least, asked = demand.prompt_tokens_least, demand.max_tokens or 0
+    wanted = f"at least {least} tokens of prompt"
+    if asked:
+        wanted = f"{wanted} and {asked} tokens of output"
+    contexts = [row.context_tokens for row in rows if row.context_tokens is not None]
+    outputs = [row.max_output_tokens for row in rows if row.max_output_tokens is not None]
+    details: dict[str, int | str] = {"prompt_tokens_least": least, "max_tokens": asked}
+    offered: list[str] = []
+    if contexts:
+        details["context_tokens"] = max(contexts)
+        offered.append(f"maximum context length is {max(contexts)} tokens")
+    if outputs:
+        details["max_output_tokens"] = max(outputs)
+        offered.append(f"maximum output is {max(outputs)} tokens")
+    return InvalidRequest(
+        f"No provider of model {_shown(demand)} can take {wanted}: its {' and its '.join(offered)}; "
+        "shorten the messages or the completion",
+        reason="context_length_exceeded",
+        param="max_tokens" if outputs and asked > max(outputs) else "messages",
+        details=details,
     )
+
+
+def _good_enough(demand: Demand, rows: Sequence[Row], left_out: list[LeftOut]) -> Sequence[Row]:
+    if demand.floor is Tier.LOCAL:
+        return rows
+    floor = demand.floor.level
+    kept = [row for row in rows if row.level >= floor]
+    if not kept:
+        best = max([row.level for row in rows])
+        raise InvalidRequest(
+            f"No provider of model {_shown(demand)} is of tier {demand.floor}, which this request needs: "
+            f"the best is {_TIERS[best]}; say how complex it is with x-arbstr-complexity, or use another model",
+            reason="below_tier",
+            param="model",
+            details={"tier": str(demand.floor)},
+        )
+    if len(kept) < len(rows):
+        detail = f"is below tier {demand.floor}, which this request needs"
+        left_out += [LeftOut(row.offer.provider, "below_tier", detail) for row in rows if row.level < floor]
+    return kept
+
+
+def _too_good(row: Row, ceiling: Tier) -> LeftOut:
+    return LeftOut(row.offer.provider, "above_tier", f"is of tier {row.offer.tier}, and {ceiling} is enough")
+
+
+# Who can answer now
+
+
+def _able(rows: Iterable[Row], now: float) -> tuple[Sequence[Row], list[tuple[Row, LeftOut]]]:
+    able: list[Row] = []
+    shut: list[tuple[Row, LeftOut]] = []
+    for row in rows:
+        refusal = _refusal(row.offer, now)
+        if refusal is None:
+            able.append(row)
+        else:
+            shut.append((row, refusal))
+    return able, shut
 
 
 def _refusal(offer: Offer, now: float) -> LeftOut | None:
@@ -220,42 +259,71 @@ def _refusal(offer: Offer, now: float) -> LeftOut | None:
     return None
 
 
-def _ordered(demand: Demand, admitting: list[_Priced], strategy: Strategy, rotation: int) -> list[_Priced]:
-    if strategy is Strategy.ROUND_ROBIN:
-        by_name = sorted(admitting, key=lambda priced: priced[0].provider)
-        first = rotation % len(by_name)
-        return by_name[first:] + by_name[:first]
-    common = lcm(*(price.denominator for _, price in admitting))
-
-    def cost(price: Price) -> int:
-        """In units of 1/common msat, so that integers compare exactly."""
-        exact = demand.prompt_tokens * price.prompt + demand.completion_tokens * price.completion + price.base
-        return exact * (common // price.denominator)
-
-    if strategy is Strategy.LOWEST_LATENCY:
-        return sorted(admitting, key=lambda priced: (priced[0].ttfb_ms or 0.0, cost(priced[1]), priced[0].provider))
-    return sorted(admitting, key=lambda priced: (cost(priced[1]), priced[0].provider))
-
-
-def _candidate(demand: Demand, offer: Offer, price: Price) -> Candidate:
-    return Candidate(
-        offer.provider,
-        price,
-        price.cost_msat(demand.prompt_tokens, demand.completion_tokens),
-        price.cost_msat(demand.prompt_tokens_bound, demand.completion_tokens_bound),
-        offer.tier,
-        _upstream_model(demand.model, offer),
+def _all_shut(demand: Demand, shut: Sequence[tuple[Row, LeftOut]], now: float) -> NoProviderAvailable:
+    busy = sum(refusal.reason == "busy" for _, refusal in shut)
+    opens = [row.offer.open_until for row, _ in shut]
+    return NoProviderAvailable(
+        f"No provider of model {_shown(demand)} can answer now: {len(shut) - busy} with open circuits, {busy} busy; "
+        "try again later",
+        retry_after_s=min([SOON_S if until is None or until <= now else until - now for until in opens]),
     )
 
 
-def _upstream_model(model: str, offer: Offer) -> str:
-    listed = offer.models.get(model)
-    return model if listed is None or not listed.upstream_id else listed.upstream_id
+# In which order, and at what cost
 
 
-def _shown(model: str) -> str:
+def _candidates(
+    demand: Demand, chosen: Sequence[Row], strategy: Strategy, rotation: int, estimator: Estimator
+) -> Iterable[Candidate]:
+    expected = demand.prompt_tokens + (demand.max_tokens or 0)
+    fitting: list[Priced] = []
+    doubtful: list[Priced] = []
+    for row in chosen:
+        group = fitting if row.context_tokens is None or expected <= row.context_tokens else doubtful
+        group.append((row, _exact(demand, row, estimator)))
+    ordered = in_order(fitting, strategy, rotation)
+    if doubtful:
+        ordered += in_order(doubtful, strategy, rotation)
+    return [_candidate(demand, row, cost) for row, cost in ordered]
+
+
+def _exact(demand: Demand, row: Row, estimator: Estimator) -> int:
+    """Expected cost, in units of 1/denominator msat."""
+    price, prompt_tokens = row.price, demand.prompt_tokens
+    exact = prompt_tokens * price.prompt + demand.completion_tokens * price.completion + price.base
+    if price.cached != price.prompt:
+        cached = estimator.cached_tokens(row.offer.provider, demand.model, prompt_tokens)
+        exact += cached * (price.cached - price.prompt)
+    return exact
+
+
+def _candidate(demand: Demand, row: Row, cost: int) -> Candidate:
+    offer, price = row.offer, row.price
+    dearest = price.prompt if price.prompt >= price.cached else price.cached
+    most = demand.prompt_tokens_bound * dearest + demand.completion_tokens_bound * price.completion + price.base
+    return Candidate(
+        offer.provider,
+        price,
+        -(-cost // price.denominator),
+        -(-most // price.denominator),
+        offer.tier,
+        row.upstream_model or demand.model,
+    )
+
+
+# For people
+
+
+def _shown(demand: Demand) -> str:
     """Quoted, and cut: the caller chose its length."""
-    return repr(model if len(model) <= 200 else f"{model[:200]}...")
+    asked = demand.requested_model
+    shown = repr(asked if len(asked) <= 200 else f"{asked[:200]}...")
+    return shown if demand.model == asked else f"{shown} ({demand.model!r})"
+
+
+def _some(names: Sequence[str]) -> str:
+    """A market may have hundreds."""
+    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:5])} and {len(names) - 5} others"
 
 
 def _sats(rate: Fraction) -> str:

@@ -3,6 +3,8 @@
 StoreError
 ├── StoreInUse        another arbstr holds this database
 ├── StoreTooNew       written by a later version; nothing was changed
+├── StoreTooOld       written by an earlier version; opening it for writing brings it up to date
+├── ReadTimedOut      a query took longer than its reader would wait
 ├── StoreUnavailable  the commit did not reach the disk (full, read-only, broken); nothing of it is visible
 ├── StoreBusy         more changes wait than the bound allows
 └── Refused           the fault is this change's own; its neighbours are written
@@ -36,6 +38,21 @@ class StoreTooNew(StoreError):
         )
         self.found = found
         self.known = known
+
+
+class StoreTooOld(StoreError):
+    def __init__(self, path: Path, found: int, known: int) -> None:
+        super().__init__(
+            f"database {path} has schema version {found}, not {known}; start arbstr once to bring it up to date"
+        )
+        self.found = found
+        self.known = known
+
+
+class ReadTimedOut(StoreError):
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the query was given up after {timeout_s:g} s; ask for a shorter time, or later")
+        self.timeout_s = timeout_s
 
 
 class StoreUnavailable(StoreError):

@@ -8,6 +8,8 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 
+from attrs import frozen
+
 from arbstr.store._errors import DuplicateKey, StoreError, VersionConflict
 from arbstr.store._values import (
     AccountChange,
@@ -37,12 +39,13 @@ _HOLD_COLUMNS = (
     "hold_id, key, agent_id, amount_msat, state, model, provider, created_ns, lease_ns, extensions, evidence_msat, "
     "charged_msat, ended_ns, correlation_id"
 )
-_RECEIPT_COLUMNS = (
+RECEIPT_COLUMNS = (
     "request_id, agent_id, correlation_id, hold_id, started_ns, duration_us, model, provider, policy, stream, outcome, "
     "http_status, error, prompt_tokens, completion_tokens, estimated, expected_msat, cost_msat, saved_median_msat, "
-    "saved_dearest_msat, selection"
+    "saved_dearest_msat, selection, endpoint, tier, complexity_score, policy_header, cached_tokens, upstream_model, "
+    "latency_us, error_status, provider_cost_msat"
 )
-_ATTEMPT_COLUMNS = "request_id, position, provider, started_ns, duration_us, ttfb_us, http_status, outcome, error"
+ATTEMPT_COLUMNS = "request_id, position, provider, started_ns, duration_us, ttfb_us, http_status, outcome, error"
 
 
 def _insert(table: str, columns: str, rows: int = 1) -> str:
@@ -54,8 +57,8 @@ _INSERT_TRANSACTION = _insert("transactions", "key, kind, agent_id, at_ns")
 _INSERT_POSTINGS = [_insert("postings", "transaction_id, agent_id, ledger, amount_msat", n) for n in range(7)]
 """By their number: one statement is half the price of as many as there are postings."""
 _INSERT_HOLD = _insert("holds", _HOLD_COLUMNS)
-_INSERT_RECEIPT = _insert("receipts", _RECEIPT_COLUMNS)
-_INSERT_ATTEMPT = _insert("attempts", _ATTEMPT_COLUMNS)
+_INSERT_RECEIPT = _insert("receipts", RECEIPT_COLUMNS)
+_INSERT_ATTEMPT = _insert("attempts", ATTEMPT_COLUMNS)
 _INSERT_AUDIT = _insert("audit", "sequence, at_ns, agent_id, action, details, previous_hash, hash")
 _UPDATE_ACCOUNT = (
     "UPDATE accounts SET version = ?, available_msat = ?, held_msat = ?, spent_msat = ?, deposited_msat = ?, "
@@ -232,6 +235,15 @@ class Journal:
                     receipt.saved_median_msat,
                     receipt.saved_dearest_msat,
                     receipt.selection,
+                    receipt.endpoint,
+                    receipt.tier,
+                    receipt.complexity_score,
+                    receipt.policy_header,
+                    receipt.cached_tokens,
+                    receipt.upstream_model,
+                    receipt.latency_us,
+                    receipt.error_status,
+                    receipt.provider_cost_msat,
                 ),
             )
         except sqlite3.IntegrityError:
@@ -264,7 +276,7 @@ class Journal:
         try:
             self._db.execute(statement, values)
         except (OverflowError, UnicodeEncodeError):
-            self._db.execute(statement, [_storable(value) for value in values])
+            self._db.execute(statement, [storable(value) for value in values])
 
     def append_audit(self, at_ns: int, agent_id: str, entry: AuditEntry) -> None:
         """Chain one more row to the audit log."""
@@ -280,7 +292,7 @@ class Journal:
         return (row[0], row[1]) if row else (0, GENESIS)
 
 
-def _storable(value: object) -> object:
+def storable(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int):
@@ -307,6 +319,22 @@ def read_open_holds(db: sqlite3.Connection, agent_id: str | None = None) -> list
     where, values = ("", ()) if agent_id is None else (" AND agent_id = ?", (agent_id,))
     rows = db.execute(f"SELECT {_HOLD_COLUMNS} FROM holds WHERE state = 'open'{where}", values)  # noqa: S608 - constant names
     return [_hold(row) for row in rows]
+
+
+@frozen
+class HoldTotals:
+    """Open holds at one moment."""
+
+    count: int
+    held_msat: int
+    oldest_ns: int | None
+    """When the oldest was made; None when there are none."""
+
+
+def read_hold_totals(db: sqlite3.Connection) -> HoldTotals:
+    """In as much time as there are open holds."""
+    row = db.execute("SELECT count(*), coalesce(sum(amount_msat), 0), min(created_ns) FROM holds WHERE state = 'open'")
+    return HoldTotals(*row.fetchone())
 
 
 def read_hold(db: sqlite3.Connection, *, hold_id: str | None = None, key: str | None = None) -> HoldRow | None:

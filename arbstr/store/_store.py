@@ -15,10 +15,11 @@ import sqlite_utils
 import trio
 
 from arbstr.store._check import check_books, read_agents
-from arbstr.store._errors import StoreError, StoreTooNew, StoreUnavailable
+from arbstr.store._errors import StoreError, StoreTooNew, StoreTooOld, StoreUnavailable
 from arbstr.store._ids import hash_token, new_agent_id, new_agent_token
 from arbstr.store._journal import Journal
 from arbstr.store._lock import ProcessLock
+from arbstr.store._readers import BUSY_S, Readers, connect_read_only
 from arbstr.store._schema import SCHEMA_VERSION, migrations
 from arbstr.store._values import AgentRow, AuditEntry, Change, CheckReport, NewAgent, TokenRow
 from arbstr.store._writer import Done, Writer
@@ -28,8 +29,7 @@ T = TypeVar("T")
 Durability = Literal["full", "process"]
 
 MAX_NAME = 100
-BUSY_S = 5.0
-"""For another program that has locked the file, before a commit fails."""
+READ_TIMEOUT_S = 10.0
 
 
 class Store:
@@ -46,6 +46,7 @@ class Store:
         self._attached = False
         self._writer = Writer(connection)
         self._writer.start()
+        self._readers = Readers(path)
 
     @classmethod
     def open(cls, path: Path, durability: Durability = "full") -> Self:
@@ -83,7 +84,11 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Write what is queued, then let go of the database. Blocks for that long; a second time does nothing."""
+        """Write what is queued, then let go of the database. Blocks for that long; a second time does nothing.
+
+        Reads that are under way are interrupted.
+        """
+        self._readers.close()
         self._writer.stop()
         try:
             self._db.close()
@@ -117,6 +122,16 @@ class Store:
     def waiting(self) -> int:
         """Changes queued for the writer."""
         return self._writer.waiting
+
+    async def read(self, function: Callable[[sqlite3.Connection], T], *, timeout_s: float = READ_TIMEOUT_S) -> T:
+        """Run ``function`` in a worker thread on a snapshot of what is on disk. Never keeps the writer waiting.
+
+        The connection cannot write and is only to be used inside the function: values come out, no cursors. At most
+        three run at once; ``timeout_s`` includes the wait for a turn. A query that is cancelled or out of time is
+        interrupted, and this returns when its thread has noticed. Raises ReadTimedOut, StoreUnavailable for the
+        database's own errors and for a store that is closed, and whatever the function raises.
+        """
+        return await self._readers.read(function, timeout_s)
 
     # From any thread that may block: start-up and command line
 
@@ -164,6 +179,16 @@ class Store:
             return read_agents(db)
 
     @staticmethod
+    def read_from(path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``function`` on one snapshot of a database that may be in use; values come out, no cursors.
+
+        Raises StoreError when there is none, StoreTooOld when it lacks what this version asks for.
+        """
+        with _reader(path) as db:
+            _refuse_older(db, path)
+            return function(db)
+
+    @staticmethod
     def check(path: Path) -> CheckReport:
         """Audit the books of a database that may be in use."""
         with _reader(path) as db:
@@ -204,6 +229,12 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreTooNew(path, found, SCHEMA_VERSION)
 
 
+def _refuse_older(connection: sqlite3.Connection, path: Path) -> None:
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found < SCHEMA_VERSION:
+        raise StoreTooOld(path, found, SCHEMA_VERSION)
+
+
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Somebody else's database has tables and no record of our migrations; an arbstr of another line may name it so."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -223,9 +254,7 @@ def _reader(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.exists():
         raise StoreError(f"there is no database {path}")
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_S)
-        ) as db:
+        with contextlib.closing(connect_read_only(path)) as db:
             _refuse_newer(db, path)
             db.execute("BEGIN")
             yield db

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TypeGuard
 
-from attrs import frozen
+from attrs import field, frozen
 
-from arbstr.wire._chat import MAX_TOKEN_COUNT
+from arbstr.wire._call import MAX_TOKEN_COUNT
 from arbstr.wire._json import (
     LENIENT,
     TooManyMembers,
@@ -30,6 +30,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reported_cost_msat: int | None = field(default=None, eq=False)
+    """What the provider says the request cost (``usage.total_cost``, in sats). For the record only."""
 
 
 @frozen
@@ -43,6 +45,7 @@ class ChunkFacts:
     malformed: bool = False
 
 
+_MOST_SATS = 21e14
 _NOTHING = ChunkFacts()
 _MALFORMED = ChunkFacts(malformed=True)
 
@@ -55,17 +58,27 @@ def usage_of(obj: Mapping[str, object]) -> Usage | None:
     """The ``usage`` of a decoded answer or chunk.
 
     None unless it holds both counts as integers from 0 to ``MAX_TOKEN_COUNT`` (a boolean is none): a count that no
-    model can have is worth as much as none.
+    model can have is worth as much as none. Only embeddings, which are told by their ``data`` in place of ``choices``,
+    have no completion to count.
     """
     usage = obj.get("usage")
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if completion is None and isinstance(obj.get("data"), list) and "choices" not in obj:
+        completion = 0
     if not _is_count(prompt) or not _is_count(completion):
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(prompt, completion, min(cached, prompt) if _is_count(cached) else 0)
+    return Usage(prompt, completion, min(cached, prompt) if _is_count(cached) else 0, _msat(usage.get("total_cost")))
+
+
+def _msat(sats: object) -> int | None:
+    """A number of sats that somebody claims, as msat; None for what is no amount."""
+    if isinstance(sats, bool) or not isinstance(sats, int | float) or not 0 <= sats <= _MOST_SATS:
+        return None
+    return round(sats * 1_000)
 
 
 def observe_chunk(data: bytes) -> ChunkFacts:

@@ -33,7 +33,7 @@ GROUPS = {
 
 # Public in Python's sense, for the package's own files.
 INTERNAL = {
-    "ActorSystem": "admit construct launch start_task call_soon forget on_thread deadlines thread",
+    "ActorSystem": "admit construct launch start_task call_soon forget crash on_thread deadlines thread",
     "DeadLetters": "add",
     "Fault": "meets strikes",
     "Reply": "revoke",

@@ -7,6 +7,7 @@ import pytest
 
 from bench.__main__ import leaves, parser, verb_of
 from bench.actors import ActorsOptions
+from bench.regret import RegretOptions
 from bench.replay import ReplayOptions
 
 
@@ -20,6 +21,7 @@ def test_uses_the_defaults_when_nothing_is_said() -> None:
     assert options("replay") == (ReplayOptions(), None)
     assert options("crash") == (10, 1, None)
     assert options("actors") == (ActorsOptions(), None)
+    assert options("price-history", "--history", "h.csv.gz") == (Path("h.csv.gz"), None)
 
 
 def test_passes_on_what_is_said_when_replaying() -> None:
@@ -33,6 +35,15 @@ def test_passes_on_what_is_said_when_replaying() -> None:
     )
 
 
+def test_takes_several_traces_when_asked_for_regret() -> None:
+    words = "regret --prices p.csv --trace a.csv --trace b.csv.gz"
+
+    asked, json_file = options(*words.split())
+
+    assert json_file is None
+    assert asked == RegretOptions(Path("p.csv"), (Path("a.csv"), Path("b.csv.gz")))
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -42,6 +53,9 @@ def test_passes_on_what_is_said_when_replaying() -> None:
         "replay --hosts 3",
         "crash --times x",
         "actors --rounds 0",
+        "price-history",
+        "regret --prices p.csv",
+        "regret --trace t.csv",
         "",
         "fly",
     ],

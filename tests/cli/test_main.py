@@ -27,7 +27,7 @@ def test_same_program_runs_when_started_as_a_module() -> None:
 def test_usage_is_on_stdout_when_help_is_asked_for(run: Callable, argv: list[str]) -> None:
     result = run(*argv)
     assert result.code == 0
-    for verb in ("serve", "check", "providers", "agents"):
+    for verb in ("serve", "check", "providers", "models", "stats", "requests", "replay", "agents"):
         assert verb in result.out
 
 
@@ -41,7 +41,7 @@ def test_usage_is_on_stderr_with_code_2_when_the_line_is_not_understood(run: Cal
     assert result.err.startswith("usage: arbstr")
 
 
-@pytest.mark.parametrize("verb", ["serve", "providers"])
+@pytest.mark.parametrize("verb", ["serve", "providers", "models", "stats", "requests", "replay"])
 def test_example_and_mock_are_named_when_there_is_no_configuration(run: Callable, verb: str) -> None:
     result = run(verb)
     assert (result.code, result.out) == (1, "")
@@ -111,3 +111,18 @@ def test_amount_is_exact_when_it_is_one(text: str, msat: int) -> None:
 def test_amount_is_refused_when_it_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         parse_amount_msat(text)
+
+
+@pytest.mark.parametrize(
+    "argv", [["models"], ["stats", "--group-by", "model"], ["requests"], ["requests", "1"], ["replay"]]
+)
+def test_tables_are_drawn_when_the_reader_is_a_person(
+    run: Callable, file: Callable, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    file("a", selection='{"candidates":[["[red]alpha",1]],"left_out":[]}')
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("arbstr.cli._output.on_terminal", lambda: True)
+    result = run(*argv)
+    assert result.code == 0
+    assert "─" in result.out
+    assert "big" in result.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -68,3 +69,85 @@ def test_table_is_drawn_without_markup_when_the_reader_is_a_person(
 def test_it_is_said_when_there_are_none(run: Callable, write: Callable) -> None:
     write("")
     assert run("providers").out == "No providers configured.\n"
+
+
+RICH = """
+[[providers]]
+name = "alpha"
+url = "https://a.example/v1"
+api_key = "abcdefghijkl"
+input_rate = 2
+output_rate = 4
+cached_input_rate = 0.5
+weight = 3
+on_disconnect = "drain"
+auto_discover = true
+[[providers.models]]
+id = "plain"
+[[providers.models]]
+id = "rich"
+upstream_id = "vendor/rich"
+input_rate = 1
+output_rate = 2
+base_fee = 0.25
+context_tokens = 1000
+max_output_tokens = 100
+
+[[providers]]
+name = "beta"
+url = "mock://b"
+[[providers.models]]
+id = "only"
+input_rate = 1
+output_rate = 2
+[[providers.models]]
+id = "half"
+input_rate = 1
+"""
+
+
+def test_what_is_set_beyond_the_defaults_follows_when_the_reader_is_a_pipe(run: Callable, write: Callable) -> None:
+    write(RICH)
+    assert run("providers").out == (
+        "Configured providers:\n"
+        "\n"
+        "  alpha (https://a.example/v1)\n"
+        "    Models: plain, rich\n"
+        "    Rates: 2 sats/1k input, 4 sats/1k output, 0.5 sats/1k cached input\n"
+        "    Key: abcdef...***\n"
+        "    rich: 1 sats/1k input, 2 sats/1k output, base fee 0.25 sats, context 1000, at most 100 out, "
+        "called vendor/rich there\n"
+        "    Weight: 3\n"
+        "    On disconnect: drain\n"
+        "    Models are discovered\n"
+        "\n"
+        "  beta (mock://b)\n"
+        "    Models: only, half\n"
+        "    Rates: by model\n"
+        "    only: 1 sats/1k input, 2 sats/1k output\n"
+        "    half: not used: its price is incomplete\n"
+    )
+
+
+def test_everything_but_the_key_is_there_when_a_program_reads(run: Callable, write: Callable) -> None:
+    write(RICH)
+    result = run("providers", "--json")
+    alpha, beta = json.loads(result.out)
+    assert (alpha["cached_input_rate"], alpha["weight"], alpha["on_disconnect"]) == ("0.5", 3, "drain")
+    assert (alpha["key"], alpha["key_source"]) == ("abcdef...***", "config-literal")
+    assert "ghijkl" not in result.out
+    plain, rich = alpha["models"]
+    assert (plain["input_rate"], rich["input_rate"], rich["upstream_id"]) == ("2", "1", "vendor/rich")
+    assert (beta["input_rate"], beta["models"][1]["not_used"], beta["key"]) == (None, "its price is incomplete", None)
+
+
+def test_particulars_are_in_the_table_when_the_reader_is_a_person(
+    run: Callable, write: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for place in ("_providers", "_output"):
+        monkeypatch.setattr(f"arbstr.cli.{place}.on_terminal", lambda: True)
+    write(RICH)
+    out = run("providers").out
+    for text in ("0.5 sats/1k cached input", "Weight: 3", "On disconnect: drain", "only: 1 sats/1k input"):
+        assert text in out

@@ -20,11 +20,13 @@ class Assembly:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Config, bool]] = []
+        self.reads: list[Callable[[], Config] | None] = []
         self.answer = 0
         self.directory_existed = False
 
-    def serve(self, config: Config, *, mock: bool) -> int:
+    def serve(self, config: Config, *, mock: bool, read: Callable[[], Config] | None) -> int:
         self.calls.append((config, mock))
+        self.reads.append(read)
         self.directory_existed = config.database.path.absolute().parent.is_dir()
         return self.answer
 
@@ -97,3 +99,20 @@ def test_reason_is_given_when_the_address_is_taken(run: Callable, write: Callabl
     assert done.returncode == 1
     assert "Error: " in done.stderr
     assert address.rpartition(":")[2] in done.stderr
+
+
+def test_the_file_is_read_again_with_the_same_options_when_the_assembly_asks(
+    run: Callable, write: Callable, assembly: Assembly
+) -> None:
+    write(PROVIDER)
+    run("serve", "--listen", "127.0.0.1:2")
+    write(PROVIDER.replace('"a"', '"b"', 1))
+    read = assembly.reads[0]
+    assert read is not None
+    again = read()
+    assert (again.providers[0].name, again.server.listen) == ("b", "127.0.0.1:2")
+
+
+def test_there_is_nothing_to_read_again_when_mocked(run: Callable, assembly: Assembly) -> None:
+    run("serve", "--mock")
+    assert assembly.reads == [None]

@@ -13,7 +13,8 @@ import trio
 from attrs import define, field, frozen
 
 from arbstr.config import ServerConfig
-from arbstr.edge import Gate, Limits, Services, make_app, serve
+from arbstr.edge import NO_FEED, Gate, Limits, Services, make_app, serve
+from arbstr.providers import ProviderView
 from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
 
 ANYONE = Caller(agent_id=None, role="anonymous", name="anonymous")
@@ -135,6 +136,14 @@ async def say_hello(request: ModelRequest, responder: Responder) -> PlainAnswer 
     return PlainAnswer(200, ((b"content-type", b"application/json"),), b'{"hello":true}')
 
 
+def no_quote(request: ModelRequest) -> Any:
+    raise NotImplementedError
+
+
+async def no_store(function: Any) -> Any:
+    raise NotImplementedError
+
+
 Start = Callable[..., Awaitable[Rig]]
 
 
@@ -146,9 +155,13 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
     async def start(
         chat: Callable[[ModelRequest, Responder], Awaitable[PlainAnswer | None]] = say_hello,
         *,
-        authenticate: Callable[[str | None, bool], Caller] = lambda authorization, local: ANYONE,
-        models: Callable[[Caller], bytes] = lambda caller: b'{"object":"list","data":[]}',
-        health: Callable[[], tuple[int, bytes]] = lambda: (200, b'{"status":"ok"}'),
+        authenticate: Callable[[str | None, str, bool], Caller] = lambda authorization, peer, local: ANYONE,
+        quote: Callable[[ModelRequest], Any] = no_quote,
+        providers: Callable[[], tuple[ProviderView, ...]] = lambda: (),
+        read: Any = no_store,
+        touch: Callable[[Caller], tuple[tuple[bytes, bytes], ...]] = lambda caller: (),
+        market: Callable[[], Any] = lambda: NO_FEED,
+        metrics: Callable[[], bytes] = lambda: b"up 1\n",
         limits: Limits | None = None,
         listeners: Any = None,
         **config: Any,
@@ -156,7 +169,18 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
         server = ServerConfig(listen="127.0.0.1:0", **config)
         limits = limits or Limits(linger_idle_s=0.1)
         gate = Gate()
-        app = make_app(Services(server, authenticate, chat, models, health), gate, limits)
+        services = Services(
+            server,
+            authenticate,
+            chat,
+            quote,
+            providers=providers,
+            read=read,
+            touch=touch,
+            market=market,
+            metrics=metrics,
+        )
+        app = make_app(services, gate, limits)
         rig = Rig("", gate, trio.Event(), trio.Event())
 
         async def run(task_status: trio.TaskStatus[list[str]]) -> None:

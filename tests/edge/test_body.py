@@ -6,7 +6,9 @@ import trio
 
 from arbstr.edge import Limits
 from arbstr.errors import AuthenticationFailed
-from arbstr.requests import PlainAnswer
+from arbstr.requests import Caller, PlainAnswer
+
+ANYONE = Caller(agent_id=None, role="anonymous", name="anonymous")
 
 MIB = 1 << 20
 HELLO = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
@@ -168,9 +170,10 @@ async def test_request_just_ends_when_the_client_leaves_within_the_body(start):
 async def test_connection_goes_on_when_a_small_refused_body_was_sent(start):
     bearers = iter([None, "Bearer x"])
 
-    def authenticate(authorization, local):
+    def authenticate(authorization, peer, local):
         if next(bearers) is None:
             raise AuthenticationFailed("no")
+        return ANYONE
 
     rig = await start(authenticate=authenticate)
     client = await rig.client()
@@ -184,7 +187,7 @@ async def test_connection_goes_on_when_a_small_refused_body_was_sent(start):
 
 
 async def test_connection_ends_when_a_small_refused_body_does_not_come(start):
-    def authenticate(authorization, local):
+    def authenticate(authorization, peer, local):
         raise AuthenticationFailed("no")
 
     rig = await start(authenticate=authenticate, limits=Limits(discard_s=0.05, linger_idle_s=0.05))
@@ -196,7 +199,7 @@ async def test_connection_ends_when_a_small_refused_body_does_not_come(start):
 
 
 async def test_connection_ends_at_once_when_a_refused_body_is_large_or_of_unknown_length(start):
-    def authenticate(authorization, local):
+    def authenticate(authorization, peer, local):
         raise AuthenticationFailed("no")
 
     rig = await start(authenticate=authenticate)

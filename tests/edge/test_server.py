@@ -7,7 +7,9 @@ import trio
 from arbstr.config import ServerConfig
 from arbstr.edge import CannotListen, Gate, Limits, Services, addresses_of, make_app, open_listeners, serve
 from arbstr.errors import Overloaded, ShuttingDown
-from arbstr.requests import PlainAnswer
+from arbstr.requests import Caller, PlainAnswer
+
+ANYONE = Caller(agent_id=None, role="anonymous", name="anonymous")
 
 HELLO = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}).encode()
 GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -51,7 +53,7 @@ async def test_taken_port_is_a_clear_error_before_anything_else():
             raise AssertionError("nothing else may happen")
 
         config = ServerConfig(listen=address)
-        app = make_app(Services(config, unreachable, unreachable, unreachable, unreachable), Gate())
+        app = make_app(Services(config, *[unreachable] * 5), Gate())
         with pytest.raises(CannotListen) as caught:
             await serve(app, config, bound=unreachable, shutdown=unreachable)
     assert caught.value.errno == errno.EADDRINUSE
@@ -102,7 +104,7 @@ async def test_ipv6_address_is_written_in_brackets():
 
 async def test_shutdown_may_be_something_to_wait_for(start):
     config = ServerConfig(listen="127.0.0.1:0")
-    app = make_app(Services(config, *[lambda *arguments: None] * 4), Gate())
+    app = make_app(Services(config, *[lambda *arguments: None] * 5), Gate())
     trigger = trio.Event()
     trigger.set()
     with trio.fail_after(5):
@@ -315,7 +317,7 @@ async def test_chat_settles_when_serve_itself_is_cancelled(nursery):
                 settled.set()
 
     config = ServerConfig(listen="127.0.0.1:0")
-    app = make_app(Services(config, lambda *arguments: None, chat, lambda caller: b"", lambda: (200, b"")), Gate())
+    app = make_app(Services(config, lambda *arguments: ANYONE, chat, *[lambda *arguments: None] * 3), Gate())
     listeners = await open_listeners(config.listen)
     stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
     async with trio.open_nursery() as running:

@@ -164,7 +164,7 @@ class ScriptedBody(httpx.AsyncByteStream):
 
 
 class ScriptedTransport(httpx.AsyncBaseTransport):
-    """Gives out one prepared answer: an exception, Ellipsis for none at all, or a response."""
+    """Gives out the prepared answer: an exception, Ellipsis for none at all, a response, or several in a list."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -178,6 +178,8 @@ class ScriptedTransport(httpx.AsyncBaseTransport):
             await trio.sleep_forever()
         if isinstance(self.answer, Exception):
             raise self.answer
+        if isinstance(self.answer, list):
+            return self.answer.pop(0)
         return self.answer
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arbstr.providers import Breaker, BreakerState, Outcome
 
-FAULT, SUCCESS = Outcome.PROVIDER_FAULT, Outcome.SUCCESS
+FAULT, SUCCESS, DENIED = Outcome.PROVIDER_FAULT, Outcome.SUCCESS, Outcome.DENIED
 
 
 def opened(*, failures: int = 3, open_s: float = 30.0) -> Breaker:
@@ -227,64 +227,249 @@ def test_changes_nothing_when_only_asked_what_it_would_refuse() -> None:
     assert breaker.admit(30.0).probe
 
 
-@pytest.mark.parametrize(("failures", "open_s"), [(0, 30.0), (3, 0.0), (3, float("nan"))])
-def test_cannot_be_made_when_it_could_not_work(failures: int, open_s: float) -> None:
+@pytest.mark.parametrize(
+    ("failures", "open_s", "denied_open_s"),
+    [(0, 30.0, None), (3, 0.0, None), (3, float("nan"), None), (3, 30.0, 0.0), (3, 30.0, float("nan"))],
+)
+def test_cannot_be_made_when_it_could_not_work(failures: int, open_s: float, denied_open_s: float | None) -> None:
     with pytest.raises(ValueError, match="breaker"):
-        Breaker(failures=failures, open_s=open_s)
+        Breaker(failures=failures, open_s=open_s, denied_open_s=denied_open_s)
+
+
+def test_opens_at_once_for_a_time_of_its_own_when_denied() -> None:
+    breaker = Breaker(failures=3, open_s=30.0, denied_open_s=600.0)
+    breaker.record(breaker.admit(5.0).ticket, DENIED, 5.0)
+    assert (breaker.state, breaker.failure_count, breaker.open_until) == (BreakerState.OPEN, 1, 605.0)
+    assert breaker.opened_by is DENIED
+
+
+def test_opens_for_the_time_of_a_denial_when_the_probe_is_denied() -> None:
+    breaker, probe = half_open()
+    breaker.configure(failures=3, open_s=30.0, denied_open_s=600.0)
+    breaker.record(probe, DENIED, 31.0)
+    assert (breaker.state, breaker.failure_count, breaker.open_until) == (BreakerState.OPEN, 4, 631.0)
+
+
+def test_keeps_the_opening_time_when_a_denial_is_reported_from_before_the_opening() -> None:
+    breaker = Breaker(failures=1, open_s=30.0, denied_open_s=600.0)
+    slow, slower = breaker.admit(0.0).ticket, breaker.admit(0.0).ticket
+    breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    breaker.record(slow, DENIED, 20.0)
+    assert (breaker.state, breaker.failure_count, breaker.open_until) == (BreakerState.OPEN, 2, 30.0)
+    assert breaker.admit(30.0).probe
+    breaker.record(slower, DENIED, 31.0)
+    assert (breaker.state, breaker.failure_count, breaker.probing) == (BreakerState.HALF_OPEN, 3, True)
+
+
+def test_counts_a_request_once_when_it_fails_here_again_and_again() -> None:
+    breaker = Breaker(failures=3, open_s=30.0)
+    breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    for _ in range(10):
+        breaker.record(breaker.admit(1.0).ticket, FAULT, 1.0, repeated=True)
+    assert (breaker.state, breaker.failure_count) == (BreakerState.CLOSED, 1)
+    for _ in range(2):
+        breaker.record(breaker.admit(2.0).ticket, FAULT, 2.0)
+    assert breaker.state is BreakerState.OPEN, "a repeated fault is no success either: the row goes on"
+
+
+def test_does_not_count_a_repeated_fault_when_it_comes_from_before_the_opening() -> None:
+    breaker = Breaker(failures=1, open_s=30.0)
+    slow = breaker.admit(0.0).ticket
+    breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    breaker.record(slow, FAULT, 20.0, repeated=True)
+    assert breaker.failure_count == 1
+
+
+@pytest.mark.parametrize(("outcome", "until"), [(FAULT, 61.0), (DENIED, 131.0), (Outcome.RATE_LIMITED, 38.0)])
+def test_opens_again_when_the_probe_fails_for_a_request_that_has_failed_before(outcome: Outcome, until: float) -> None:
+    breaker, probe = half_open()
+    breaker.configure(failures=3, open_s=30.0, denied_open_s=100.0)
+    breaker.record(probe, outcome, 31.0, 7.0, repeated=True)
+    assert (breaker.state, breaker.open_until) == (BreakerState.OPEN, until)
+
+
+@pytest.mark.parametrize("outcome", [DENIED, Outcome.RATE_LIMITED])
+def test_believes_what_is_no_count_when_the_request_has_failed_before(outcome: Outcome) -> None:
+    breaker = Breaker(failures=3, open_s=30.0)
+    breaker.record(breaker.admit(0.0).ticket, outcome, 0.0, repeated=True)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_admits_the_probe_early_when_the_open_time_is_ended() -> None:
+    breaker = opened()
+    breaker.end_open_time(10.0)
+    assert (breaker.state, breaker.open_until) == (BreakerState.OPEN, 10.0)
+    assert breaker.admit(10.0).probe
+    assert breaker.admit(10.0).reason == "probing"
+
+
+def test_changes_nothing_when_an_open_time_is_ended_that_is_over_or_was_none() -> None:
+    closed, over, (probed, probe) = Breaker(failures=3, open_s=30.0), opened(), half_open()
+    for breaker in (closed, over, probed):
+        breaker.end_open_time(50.0)
+    assert closed.state is BreakerState.CLOSED
+    assert over.open_until == 30.0
+    assert (probed.state, probed.probing) == (BreakerState.HALF_OPEN, True)
+    probed.record(probe, SUCCESS, 51.0)
+    assert probed.state is BreakerState.CLOSED
+
+
+def test_keeps_its_state_when_configured() -> None:
+    breaker = opened()
+    breaker.configure(failures=1, open_s=5.0, denied_open_s=7.0)
+    assert (breaker.state, breaker.failure_count, breaker.open_until) == (BreakerState.OPEN, 3, 30.0)
+    breaker.record(breaker.admit(30.0).ticket, FAULT, 31.0)
+    assert breaker.open_until == 36.0
+
+
+def test_judges_the_next_fault_by_the_new_threshold_when_configured() -> None:
+    breaker = Breaker(failures=5, open_s=30.0)
+    for _ in range(3):
+        breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    breaker.configure(failures=2, open_s=30.0)
+    assert breaker.state is BreakerState.CLOSED
+    breaker.record(breaker.admit(1.0).ticket, FAULT, 1.0)
+    assert (breaker.state, breaker.failure_count) == (BreakerState.OPEN, 4)
+
+
+def test_keeps_its_numbers_when_the_new_ones_could_not_work() -> None:
+    breaker = Breaker(failures=1, open_s=30.0)
+    with pytest.raises(ValueError, match="positive"):
+        breaker.configure(failures=9, open_s=9.0, denied_open_s=-1.0)
+    breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    assert breaker.open_until == 30.0
+
+
+def test_says_what_opened_it_and_how_often() -> None:
+    breaker = opened()
+    assert (breaker.opened_by, breaker.openings) == (FAULT, 1)
+    breaker.record(breaker.admit(30.0).ticket, Outcome.RATE_LIMITED, 31.0)
+    assert (breaker.opened_by, breaker.openings) == (Outcome.RATE_LIMITED, 2)
+    breaker.record(breaker.admit(99.0).ticket, SUCCESS, 99.0)
+    assert (breaker.opened_by, breaker.openings) == (None, 2)
+
+
+@pytest.mark.parametrize(("asked_s", "by"), [(10.0, FAULT), (50.0, Outcome.RATE_LIMITED)])
+def test_names_the_rate_limit_as_the_cause_when_it_made_the_time_longer(asked_s: float, by: Outcome) -> None:
+    breaker = Breaker(failures=1, open_s=30.0)
+    slow = breaker.admit(0.0).ticket
+    breaker.record(breaker.admit(0.0).ticket, FAULT, 0.0)
+    breaker.record(slow, Outcome.RATE_LIMITED, 1.0, asked_s)
+    assert breaker.opened_by is by
 
 
 STEPS = st.lists(
     st.one_of(
         st.just(("admit",)),
-        st.tuples(st.just("report"), st.integers(0, 30), st.sampled_from(Outcome), st.none() | st.floats(0, 1_000)),
+        st.tuples(
+            st.just("report"),
+            st.integers(0, 30),
+            st.sampled_from(Outcome),
+            st.none() | st.floats(0, 1_000),
+            st.booleans(),
+        ),
         st.tuples(st.just("wait"), st.floats(0, 50)),
         st.just(("release",)),
+        st.just(("end open time",)),
+        st.tuples(st.just("configure"), st.integers(1, 4), st.floats(1, 100), st.none() | st.floats(1, 600)),
     ),
     max_size=80,
 )
 
 
-@given(STEPS, st.integers(1, 4))
-def test_has_one_probe_at_most_and_comes_back_when_anything_happened(steps: list[tuple], failures: int) -> None:
-    breaker, now = Breaker(failures=failures, open_s=30.0), 0.0
-    out: list[int] = []
-    probes: set[int] = set()
-    opened_at_ticket = 0
-    for step in steps:
-        before = (breaker.state, breaker.failure_count, breaker.open_until)
+class History:
+    """A breaker and what has been done with it; each step checks what must hold whatever came before."""
+
+    def __init__(self, failures: int) -> None:
+        self.breaker = Breaker(failures=failures, open_s=30.0)
+        self.now = 0.0
+        self.out: list[int] = []
+        self.probes: set[int] = set()  # that may still decide, the present one and former ones
+        self.last_stale = 0
+
+    @property
+    def told(self) -> tuple:
+        breaker = self.breaker
+        return breaker.state, breaker.failure_count, breaker.open_until, breaker.opened_by, breaker.probing
+
+    def take(self, step: tuple) -> None:
+        before = self.told
         match step:
             case ("wait", seconds):
-                now += seconds
+                self.now += seconds
             case ("release",):
-                breaker.release_probe()
-                probes.clear()
+                self.breaker.release_probe()
+                assert not self.breaker.probing
+                assert self.told[:4] == before[:4]
+            case ("configure", failures, open_s, denied_open_s):
+                self.breaker.configure(failures=failures, open_s=open_s, denied_open_s=denied_open_s)
+                assert self.told == before
+            case ("end open time",):
+                self.breaker.end_open_time(self.now)
+                assert (self.told[:2], self.told[3:]) == (before[:2], before[3:])
+                assert self.breaker.state is not BreakerState.OPEN or self.breaker.refusal(self.now) is None
             case ("admit",):
-                admission = breaker.admit(now)
-                if admission.admitted:
-                    assert admission.ticket > max(out, default=0)
-                    out.append(admission.ticket)
-                else:
-                    assert (breaker.state, breaker.failure_count, breaker.open_until) == before
-                if admission.probe:
-                    assert not probes, "two probes are out"
-                    probes.add(admission.ticket)
-            case ("report", index, outcome, retry_after_s) if out:
-                ticket = out.pop(index % len(out))
-                probes.discard(ticket)
-                breaker.record(ticket, outcome, now, retry_after_s)
-                if outcome is not FAULT and outcome is not Outcome.RATE_LIMITED and ticket <= opened_at_ticket:
-                    assert (breaker.state, breaker.failure_count, breaker.open_until) == before
-        if breaker.state is BreakerState.OPEN and before[0] is not BreakerState.OPEN:
-            opened_at_ticket = max(out, default=opened_at_ticket)
-        if breaker.state is not BreakerState.HALF_OPEN:
-            probes.clear()
-        assert breaker.probing == bool(probes)
-        assert (breaker.open_until is not None) == (breaker.state is BreakerState.OPEN)
-        assert breaker.open_until is None or breaker.open_until <= now + 600.0
+                self.admit(before)
+            case ("report", index, outcome, retry_after_s, repeated) if self.out:
+                self.report(self.out.pop(index % len(self.out)), outcome, retry_after_s, repeated, before)
+        self.check()
 
-    for ticket in out:
-        breaker.record(ticket, Outcome.ABANDONED, now)
-    now = breaker.open_until or now
+    def admit(self, before: tuple) -> None:
+        state, _, open_until, _, probing = before
+        admission = self.breaker.admit(self.now)
+        assert admission.admitted == (not probing and (open_until is None or self.now >= open_until))
+        assert admission.probe == (admission.admitted and state is not BreakerState.CLOSED)
+        if not admission.admitted:
+            assert self.told == before
+            return
+        assert admission.ticket > max(self.out, default=0)
+        self.out.append(admission.ticket)
+        if admission.probe:
+            self.probes.add(admission.ticket)
+
+    def report(self, ticket: int, outcome: Outcome, retry_after_s: float | None, repeated: bool, before: tuple) -> None:
+        openings = self.breaker.openings
+        self.breaker.record(ticket, outcome, self.now, retry_after_s, repeated=repeated)
+        stale = ticket <= self.last_stale
+        if stale:
+            assert self.told[0] is before[0], "who was sent before the opening decides nothing"
+            assert self.told[4] == before[4]
+            if outcome is not Outcome.RATE_LIMITED:
+                assert self.told[2:] == before[2:]
+        elif outcome is SUCCESS:
+            assert self.told == (BreakerState.CLOSED, 0, None, None, False)
+        elif outcome is DENIED:
+            assert (self.told[0], self.told[3]) == (BreakerState.OPEN, DENIED)
+        if repeated and ticket not in self.probes and outcome is FAULT:
+            assert self.told == before, "one request counts once"
+        if self.breaker.openings > openings:
+            self.last_stale = max([ticket, *self.out, *self.probes, self.last_stale])
+            self.probes.clear()
+        self.probes.discard(ticket)
+
+    def check(self) -> None:
+        breaker = self.breaker
+        assert (breaker.open_until is not None) == (breaker.state is BreakerState.OPEN)
+        assert (breaker.opened_by is None) == (breaker.state is BreakerState.CLOSED)
+        assert breaker.open_until is None or breaker.open_until <= self.now + 600.0
+        if breaker.probing:
+            assert breaker.state is BreakerState.HALF_OPEN
+            assert self.probes, "a probe that nobody holds would shut it for ever"
+        if breaker.state is BreakerState.CLOSED:
+            self.probes.clear()
+
+
+@given(STEPS, st.integers(1, 4))
+def test_has_one_probe_at_most_and_comes_back_when_anything_happened(steps: list[tuple], failures: int) -> None:
+    history = History(failures)
+    for step in steps:
+        history.take(step)
+
+    breaker = history.breaker
+    for ticket in history.out:
+        breaker.record(ticket, Outcome.ABANDONED, history.now)
+    assert not breaker.probing
+    now = breaker.open_until or history.now
     breaker.record(breaker.admit(now).ticket, SUCCESS, now)
     assert breaker.state is BreakerState.CLOSED
     assert not breaker.admit(now).probe

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from arbstr.config import Model, Tier
 from arbstr.providers import (
     Acquire,
     BreakerState,
+    Check,
+    Configure,
     Describe,
     Directory,
     Outcome,
@@ -22,19 +25,26 @@ from arbstr.providers import (
     ProviderActor,
     ProviderView,
     Report,
+    Retire,
     Shut,
 )
 from arbstr.secrets import Secret
+from arbstr.units import Price
 
-FAULT, SUCCESS = Outcome.PROVIDER_FAULT, Outcome.SUCCESS
+FAULT, SUCCESS, DENIED = Outcome.PROVIDER_FAULT, Outcome.SUCCESS, Outcome.DENIED
 
 
 class Rig:
     """One provider actor and its directory."""
 
-    def __init__(self, system: ActorSystem, config: Any) -> None:
+    def __init__(self, system: ActorSystem, config: Any, check: Check | None = None) -> None:
+        self.config = config
         self.directory = Directory()
-        self.ref: TrioActorRef = system.start(ProviderActor, config, self.directory)
+        self.ref: TrioActorRef = system.start(ProviderActor, config, self.directory, check)
+
+    async def configure(self, check: Check | None = None, **fields: Any) -> None:
+        self.config = evolve(self.config, **fields)
+        await self.ref.request(Configure(self.config, check))
 
     async def acquire(self) -> Permit | Shut:
         return await self.ref.request(Acquire("req"))
@@ -65,7 +75,7 @@ class Rig:
 @pytest.fixture
 async def start(make_config: Callable[..., Any]) -> AsyncIterator[Callable[..., Rig]]:
     async with ActorSystem.run() as system:
-        yield lambda **fields: Rig(system, make_config(**fields))
+        yield lambda check=None, **fields: Rig(system, make_config(**fields), check)
 
 
 async def test_shows_the_provider_at_once_when_started(start: Any, autojump_clock: Any) -> None:
@@ -265,12 +275,308 @@ async def test_leaves_the_directory_when_it_fails(start: Any, autojump_clock: An
     assert rig.directory.snapshot == ()
 
 
+async def test_shows_what_the_operator_wants_to_know(start: Any, autojump_clock: Any) -> None:
+    models = (Model("a"), Model("b", excluded="its price is 20 times the median"))
+    rig = start(models=models, source="market", provider_id="p-7", weight=3)
+    view = rig.shown
+    assert (view.source, view.provider_id, view.weight) == ("market", "p-7", 3)
+    assert view.excluded_models == {"b": "its price is 20 times the median"}
+    assert (view.last_error, view.last_error_at, view.recent.error_share) == (None, None, 0.0)
+
+
+async def test_shows_the_last_error_and_how_many_there_were_lately(start: Any, autojump_clock: Any) -> None:
+    rig = start()
+    await trio.sleep(5)
+    await rig.report(await rig.permit(), FAULT, error="status 503")
+    failed_at = trio.current_time()
+    await trio.sleep(5)
+    for outcome in (SUCCESS, Outcome.CLIENT_FAULT, Outcome.ABANDONED):
+        await rig.report(await rig.permit(), outcome)
+    view, now = await rig.view(), trio.current_time()
+    assert (view.last_error, view.last_error_at) == ("status 503", failed_at)
+    assert view.recent.requests(now) == pytest.approx(2.92, abs=0.01), "who gave up says nothing about the provider"
+    assert view.recent.errors(now) == pytest.approx(0.92, abs=0.01)
+    await rig.report(await rig.permit(), Outcome.RATE_LIMITED)
+    assert (rig.shown.last_error, rig.shown.last_error_at) == ("rate_limited", trio.current_time())
+
+
+# -- denied, repeated
+
+
+async def test_is_left_alone_for_the_time_of_a_denial_when_it_refuses_us(start: Any, autojump_clock: Any) -> None:
+    rig = start(breaker_open_s=30, breaker_denied_open_s=600)
+    await rig.report(await rig.permit(), DENIED, error="status 401")
+    assert await rig.acquire() == Shut("breaker_open", 600.0)
+    assert (rig.shown.opened_by, rig.shown.openings) == (DENIED, 1)
+
+
+async def test_counts_a_request_once_when_it_is_repeated_here(start: Any, autojump_clock: Any) -> None:
+    rig = start()
+    await rig.report(await rig.permit(), FAULT)
+    for _ in range(5):
+        await rig.report(await rig.permit(), FAULT, repeated=True)
+    assert (rig.shown.breaker_state, rig.shown.failure_count) == ("closed", 1)
+    assert (await rig.view()).recent.errors(trio.current_time()) == 6
+
+
+# -- Configure
+
+
+async def test_shows_the_new_configuration_at_once_when_configured(start: Any, autojump_clock: Any) -> None:
+    rig = start(models=("old",))
+    await rig.configure(models=("new",), price=Price.of(3, 4), tier=Tier.LOCAL, weight=0)
+    view = rig.shown
+    assert (view.models, view.price, view.tier, view.weight) == ((Model("new"),), Price.of(3, 4), Tier.LOCAL, 0)
+
+
+async def test_keeps_permits_breaker_and_statistics_when_configured(start: Any, autojump_clock: Any) -> None:
+    rig = start(max_concurrent=9)
+    await rig.report(await rig.permit(), SUCCESS, ttfb_s=0.2)
+    held = await rig.permit()
+    await rig.open_breaker()
+    before = rig.shown
+    await rig.configure(breaker_failures=9, breaker_open_s=5)
+    after = rig.shown
+    assert evolve(after, config=before.config) == before
+    await rig.report(held, SUCCESS)
+    assert ((await rig.view()).in_flight, (await rig.view()).unknown_reports) == (0, 0)
+    await trio.sleep(30)
+    await rig.report(await rig.permit(), FAULT)
+    assert await rig.acquire() == Shut("breaker_open", 5.0)
+
+
+async def test_takes_no_more_until_there_is_room_when_the_bound_was_lowered(start: Any, autojump_clock: Any) -> None:
+    rig = start(max_concurrent=4)
+    held = [await rig.permit() for _ in range(3)]
+    await rig.configure(max_concurrent=2)
+    assert rig.shown.busy
+    await rig.report(held.pop(), SUCCESS)
+    assert await rig.acquire() == Shut("busy", None)
+    await rig.report(held.pop(), SUCCESS)
+    await rig.permit()
+    await rig.configure(max_concurrent=3)
+    assert not rig.shown.busy
+
+
+async def test_takes_permits_back_by_the_new_time_when_the_lifetime_was_changed(
+    start: Any, autojump_clock: Any
+) -> None:
+    rig = start()
+    await rig.permit()
+    await rig.configure(total_timeout_s=50)
+    await rig.permit()
+    await trio.sleep(3_600)
+    assert ((await rig.view()).in_flight, (await rig.view()).expired_permits) == (0, 2)
+
+
+@pytest.mark.parametrize(("outcome", "probed"), [(DENIED, True), (FAULT, False)])
+async def test_is_probed_at_once_when_the_key_was_changed_and_the_former_was_denied(
+    outcome: Outcome, probed: bool, start: Any, autojump_clock: Any
+) -> None:
+    rig = start(breaker_failures=1, api_key=Secret("old-key-0123"))
+    await rig.report(await rig.permit(), outcome)
+    await rig.configure(price=Price.of(1, 1))
+    assert await rig.acquire() == Shut("breaker_open", rig.config.breaker_denied_open_s if probed else 30.0)
+    await rig.configure(api_key=Secret("new-key-0123"))
+    answer = await rig.acquire()
+    assert isinstance(answer, Permit) == probed
+
+
+async def test_refuses_a_configuration_when_it_is_another_providers(start: Any, autojump_clock: Any) -> None:
+    rig = start(models=("m",))
+    with pytest.raises(ValueError, match="'beta'"):
+        await rig.configure(name="beta")
+    assert rig.shown.name == "alpha"
+    await rig.permit()
+
+
+# -- Retire
+
+
+async def test_admits_nobody_and_answers_at_the_last_permit_when_retired(start: Any, autojump_clock: Any) -> None:
+    rig = start()
+    held = [await rig.permit(), await rig.permit()]
+    retired = rig.ref.ask(Retire(), block=False)
+    assert await rig.acquire() == Shut("removed", None)
+    assert rig.directory.snapshot == ()
+    await rig.report(held.pop(), FAULT)
+    assert not retired.settled
+    assert rig.directory.snapshot == (), "what it still learns is nobody's business"
+    await rig.report(held.pop(), SUCCESS)
+    assert await retired is None
+
+
+async def test_answers_at_once_when_it_is_retired_without_a_permit_out(start: Any, autojump_clock: Any) -> None:
+    rig = start()
+    await rig.ref.request(Retire())
+    await rig.ref.request(Retire())
+
+
+# -- looking whether it is back
+
+
+class Checks:
+    """A check that says what it is told to; Ellipsis never comes."""
+
+    def __init__(self, answers: Any = False) -> None:
+        self.answers = answers
+        self.times: list[float] = []
+        self.running = 0
+
+    async def __call__(self) -> bool:
+        self.times.append(trio.current_time())
+        self.running += 1
+        try:
+            if self.answers is ...:
+                await trio.sleep_forever()
+            await trio.sleep(0.5)
+            return self.answers
+        finally:
+            self.running -= 1
+
+
+async def test_is_never_checked_when_it_is_closed_or_no_interval_is_set(start: Any, autojump_clock: Any) -> None:
+    checks = Checks()
+    with_interval, without = start(checks, probe_interval_s=10), start(checks)
+    await without.open_breaker()
+    await trio.sleep(1_000)
+    await with_interval.permit()
+    assert checks.times == []
+
+
+async def test_is_checked_at_the_interval_when_open_until_the_time_is_over(start: Any, autojump_clock: Any) -> None:
+    checks = Checks(False)
+    rig = start(checks, probe_interval_s=10, breaker_open_s=45)
+    await rig.open_breaker()
+    await trio.sleep(1_000)
+    assert checks.times == pytest.approx([10, 20.5, 31, 41.5])
+    assert rig.shown.open_until == 45, "a check that fails changes nothing"
+
+
+@pytest.mark.parametrize("outcome", [FAULT, DENIED])
+async def test_lets_the_next_request_probe_when_a_check_succeeds(
+    outcome: Outcome, start: Any, autojump_clock: Any
+) -> None:
+    checks = Checks(True)
+    rig = start(checks, probe_interval_s=10, breaker_failures=1, breaker_open_s=300)
+    await rig.report(await rig.permit(), outcome)
+    await trio.sleep(10.4)
+    assert isinstance(await rig.acquire(), Shut)
+    await trio.sleep(0.2)
+    assert rig.shown.open_until == 10.5
+    permit = await rig.permit()
+    assert permit.probe
+    await rig.report(permit, SUCCESS)
+    assert rig.shown.breaker_state == "closed"
+    await trio.sleep(1_000)
+    assert len(checks.times) == 1
+
+
+async def test_is_not_checked_when_it_is_rate_limited(start: Any, autojump_clock: Any) -> None:
+    checks = Checks(True)
+    rig = start(checks, probe_interval_s=10)
+    await rig.report(await rig.permit(), Outcome.RATE_LIMITED, retry_after_s=300)
+    await trio.sleep(299)
+    assert checks.times == []
+    assert await rig.acquire() == Shut("breaker_open", 1.0)
+
+
+async def test_is_checked_less_and_less_when_the_checks_prove_wrong(start: Any, autojump_clock: Any) -> None:
+    checks = Checks(True)
+    rig = start(checks, probe_interval_s=10, breaker_failures=1, breaker_open_s=1_000)
+    await rig.report(await rig.permit(), FAULT)
+    for wait_s in (10, 20, 40, 80, 160):
+        opened_at = trio.current_time()
+        await trio.sleep(wait_s + 1)
+        assert checks.times[-1] - opened_at == pytest.approx(wait_s)
+        await rig.report(await rig.permit(), FAULT)
+    await trio.sleep(1_000)
+    await rig.report(await rig.permit(), SUCCESS)
+    opened_at = trio.current_time()
+    await rig.report(await rig.permit(), FAULT)
+    await trio.sleep(11)
+    assert checks.times[-1] - opened_at == pytest.approx(10), "that outage is over"
+
+
+async def test_hands_out_permits_when_a_check_hangs(start: Any, autojump_clock: Any) -> None:
+    checks = Checks(...)
+    rig = start(checks, probe_interval_s=10, breaker_open_s=30, max_concurrent=9)
+    held = await rig.permit()
+    await rig.open_breaker()
+    await trio.sleep(29)
+    assert checks.running == 1
+    await rig.report(held, SUCCESS)
+    await trio.sleep(1)
+    await rig.report(await rig.permit(), SUCCESS)
+    assert rig.shown.breaker_state == "closed"
+    await trio.sleep(100)
+    assert (checks.running, len(checks.times)) == (0, 1), "it is cut off"
+
+
+async def test_ignores_a_check_when_it_comes_from_the_outage_before(start: Any, autojump_clock: Any) -> None:
+    late = trio.Event()
+
+    async def check() -> bool:
+        await late.wait()
+        return True
+
+    rig = start(check, probe_interval_s=29, breaker_failures=1, breaker_open_s=30)
+    await rig.report(await rig.permit(), FAULT)
+    await trio.sleep(30)
+    await rig.report(await rig.permit(), FAULT)
+    late.set()
+    await trio.sleep(1)
+    assert rig.shown.open_until == 60
+
+
+async def test_checks_from_now_on_when_an_interval_is_configured_while_open(start: Any, autojump_clock: Any) -> None:
+    first, second = Checks(False), Checks(True)
+    rig = start(first, breaker_failures=1, breaker_open_s=300)
+    await rig.report(await rig.permit(), FAULT)
+    await trio.sleep(50)
+    await rig.configure(second, probe_interval_s=20)
+    await rig.configure(probe_interval_s=5)
+    await trio.sleep(6)
+    assert (first.times, second.times) == ([], [55.0])
+    assert (await rig.permit()).probe
+
+
+async def test_checks_no_more_when_the_interval_is_taken_away(start: Any, autojump_clock: Any) -> None:
+    checks = Checks(True)
+    rig = start(checks, probe_interval_s=10)
+    await rig.open_breaker()
+    await rig.configure(probe_interval_s=None)
+    await trio.sleep(29)
+    assert checks.times == []
+
+
+async def test_ends_its_check_when_it_stops(start: Any, autojump_clock: Any) -> None:
+    checks = Checks(...)
+    rig = start(checks, probe_interval_s=10)
+    await rig.open_breaker()
+    await trio.sleep(11)
+    assert checks.running == 1
+    await rig.ref.terminate()
+    assert checks.running == 0
+
+
 STEPS = st.lists(
     st.one_of(
         st.just("acquire"),
         st.tuples(st.integers(0, 20), st.sampled_from(Outcome)),
         st.tuples(st.none(), st.integers(0, 20)),
         st.floats(0, 200),
+        st.fixed_dictionaries(
+            {
+                "max_concurrent": st.integers(1, 3),
+                "breaker_failures": st.integers(1, 4),
+                "breaker_open_s": st.floats(1, 100),
+                "breaker_denied_open_s": st.floats(1, 700),
+                "probe_interval_s": st.none() | st.floats(1, 50),
+                "total_timeout_s": st.none() | st.floats(1, 100),
+            }
+        ),
+        st.booleans(),
     ),
     max_size=60,
 )
@@ -280,17 +586,21 @@ STEPS = st.lists(
 def test_keeps_its_bounds_and_comes_back_when_anything_happened(
     make_config: Callable[..., Any], steps: list[Any]
 ) -> None:
-    config = make_config(max_concurrent=3, breaker_failures=2)
+    config = make_config(max_concurrent=3, breaker_failures=2, probe_interval_s=20)
 
     async def main() -> None:
         async with ActorSystem.run() as system:
-            rig = Rig(system, config)
+            checks = Checks()
+            rig = Rig(system, config, checks)
             held: list[Permit] = []
             for step in steps:
                 match step:
                     case "acquire":
+                        before = rig.shown
                         answer = await rig.acquire()
                         if isinstance(answer, Permit):
+                            assert not before.busy
+                            assert before.open_until is None or before.open_until <= trio.current_time()
                             held.append(answer)
                     case (None, int(index)) if held:  # an owner is lost
                         del held[index % len(held)]
@@ -298,10 +608,17 @@ def test_keeps_its_bounds_and_comes_back_when_anything_happened(
                         rig.ref.tell(Report(held.pop(index % len(held)).id, outcome))
                     case float(seconds):
                         await trio.sleep(seconds)
+                    case bool(answers):
+                        checks.answers = answers
+                    case dict(fields):
+                        await rig.configure(**fields)
                 view = await rig.view()
                 assert view.in_flight <= 3
+                assert checks.running <= 1
+                assert rig.shown.config is rig.config
                 assert rig.shown.busy == view.busy
                 assert (rig.shown.breaker_state, rig.shown.probing) == (view.breaker_state, view.probing)
+            checks.answers = False
             await trio.sleep(4_000)  # lost permits are over, and so is any opening
             await rig.report(await rig.permit(), SUCCESS)
             assert (await rig.view()).breaker_state is BreakerState.CLOSED

@@ -11,7 +11,15 @@ import pytest
 import trio
 
 import arbstr
-from arbstr.providers import PooledTransport, Upstream, UpstreamAnswer, UpstreamFailure, build_transport
+from arbstr.providers import (
+    DiscoveredModel,
+    PooledTransport,
+    UndecodableModels,
+    Upstream,
+    UpstreamAnswer,
+    UpstreamFailure,
+    build_transport,
+)
 from arbstr.providers._upstream import retry_after_s
 from arbstr.secrets import Secret
 from arbstr.wire import Endpoint
@@ -397,14 +405,294 @@ async def test_passes_any_status_when_the_provider_answers(server: Any, make_con
         assert await answer.read(100) == b'{"error":{}}'
 
 
-async def test_never_follows_when_the_provider_redirects(server: Any, make_config: MakeConfig) -> None:
+# -- redirects
+
+
+def redirecting(*statuses: int, then: bytes = b"{}", to: str = "elsewhere", read_body: bytes = b"moved") -> Any:
+    """A script that redirects once for each status, then answers."""
+    left = list(statuses)
+
     async def script(exchange: Any) -> None:
-        await exchange.answer(b"", f"location: {server.url}/elsewhere", status="307 Temporary Redirect")
+        if left:
+            await exchange.answer(read_body, f"location: {to}", status=f"{left.pop(0)} Over There")
+        else:
+            await exchange.answer(then)
+
+    return script
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_sends_the_same_again_when_the_provider_redirects(
+    status: int, server: Any, make_config: MakeConfig
+) -> None:
+    server.script = redirecting(status, to="/v2/chat/completions?a=b")
+    config = make_config(url=server.url, api_key=Secret(KEY))
+    async with Upstream(config) as upstream, await call(upstream) as answer:
+        assert (answer.status, await answer.read(100)) == (200, b"{}")
+    first, second = server.requests
+    assert second.line == "POST /v2/chat/completions?a=b HTTP/1.1"
+    assert (second.headers, second.body) == (first.headers, BODY)
+    assert server.accepted == 1, "the connection is used again"
+
+
+async def test_follows_a_relative_and_an_absolute_location_when_redirected(
+    server: Any, make_config: MakeConfig
+) -> None:
+    async def script(exchange: Any) -> None:
+        match len(server.requests):
+            case 1:
+                await exchange.answer(b"", "location: next", status="307 Temporary Redirect")
+            case 2:
+                await exchange.answer(b"", f"location: {server.url}/last#part", status="308 Permanent Redirect")
+            case _:
+                await exchange.answer(b"{}")
 
     server.script = script
-    async with Upstream(make_config(url=server.url, api_key=Secret(KEY))) as upstream, await call(upstream) as answer:
-        assert answer.status == 307
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream) as answer:
+        assert answer.status == 200
+    assert [request.line.split()[1] for request in server.requests] == [
+        "/v1/chat/completions",
+        "/v1/chat/next",
+        "/v1/last",
+    ]
+
+
+async def test_fails_when_the_provider_redirects_too_often(server: Any, make_config: MakeConfig) -> None:
+    server.script = redirecting(*[307] * 4)
+    async with Upstream(make_config(url=server.url)) as upstream:
+        assert (await failure_of(upstream)).kind == "redirect"
+        assert upstream.in_flight == 0
+        async with await call(upstream) as answer:
+            assert answer.status == 200
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://127.0.0.2:{port}/v1/chat/completions",
+        "http://127.0.0.1:1/v1/chat/completions",
+        "https://127.0.0.1:{port}/v1/chat/completions",
+        "//evil.example/v1",
+        "http://127.0.0.1:{port}.evil.example/",
+        "http://user:pass@evil.example:{port}/",
+        "http://[/",
+        "ftp://127.0.0.1:{port}/",
+        "mailto:x@example.org",
+    ],
+)
+async def test_never_goes_to_another_address_when_redirected(
+    location: str, server: Any, make_config: MakeConfig
+) -> None:
+    server.script = redirecting(307, to=location.format(port=server.port))
+    async with Upstream(make_config(url=server.url, api_key=Secret(KEY))) as upstream:
+        failure = await failure_of(upstream)
+        assert upstream.in_flight == 0
+    assert failure.kind == "redirect"
+    for secret in (KEY, str(server.port), "evil", "127.0.0"):
+        assert secret not in "".join(traceback.format_exception(failure))
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [300, 303, 304, 305])
+async def test_passes_a_redirect_on_when_it_is_none_for_a_post(
+    status: int, server: Any, make_config: MakeConfig
+) -> None:
+    server.script = redirecting(status, read_body=b"" if status == 304 else b"moved")
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream) as answer:
+        assert answer.status == status
+    assert len(server.requests) == 1
+
+
+async def test_passes_a_redirect_on_when_it_does_not_say_where_to(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b"where?", status="307 Temporary Redirect")
+
+    server.script = script
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream) as answer:
+        assert (answer.status, await answer.read(100)) == (307, b"where?")
+
+
+async def test_follows_when_the_body_of_the_redirect_is_too_large_to_be_read(
+    server: Any, make_config: MakeConfig
+) -> None:
+    server.script = redirecting(307, read_body=b"x" * 100_000)
+    async with Upstream(make_config(url=server.url)) as upstream, await call(upstream) as answer:
+        assert await answer.read(100) == b"{}"
+    assert server.accepted == 2
+
+
+async def test_leaves_nothing_in_the_pool_when_cancelled_at_any_step_of_a_redirect(
+    server: Any, make_config: MakeConfig
+) -> None:
+    async def script(exchange: Any) -> None:
+        if exchange.request.line.startswith("POST /v1/chat"):
+            await exchange.answer(b"moved", "location: /here", status="307 Temporary Redirect")
+        else:
+            await exchange.answer(b"{}")
+
+    server.script = script
+    assert await cancel_at_every_step(lambda: Upstream(make_config(url=server.url, max_concurrent=1))) > 8
+
+
+async def test_bounds_all_redirects_together_by_the_first_byte_time(
+    make_config: MakeConfig,
+    transport_giving: Any,
+    transport_answering: Any,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slow = [transport_giving(4.0, b"moved", status=307, headers={"location": "again"}).answer for _ in range(3)]
+    config = make_config(url="http://provider.example/v1", first_byte_timeout_s=7)
+    async with Upstream(config, transport_answering(list(slow))) as upstream:
+        assert (await failure_of(upstream)).kind == "first_byte_timeout"
+        assert upstream.in_flight == 0
+    assert trio.current_time() == pytest.approx(7)
+    assert [response.stream.closed for response in slow] == [1, 1, 0]
+
+
+# -- the list of models
+
+
+async def test_asks_for_the_models_with_the_key(server: Any, make_config: MakeConfig) -> None:
+    async def script(exchange: Any) -> None:
+        await exchange.answer(b'{"data":[{"id":"a","context_length":8192},{"id":"b"}]}')
+
+    server.script = script
+    async with Upstream(make_config(url=server.url + "/", api_key=Secret(KEY))) as upstream:
+        assert await upstream.models() == (DiscoveredModel("a", 8_192), DiscoveredModel("b"))
+        assert upstream.in_flight == 0
+    [request] = server.requests
+    assert request.line == "GET /v1/models HTTP/1.1"
+    assert {name.lower(): value for name, value in request.headers} == {
+        "host": f"127.0.0.1:{server.port}",
+        "user-agent": f"arbstr/{arbstr.__version__}",
+        "accept": "application/json",
+        "accept-encoding": "identity",
+        "authorization": f"Bearer {KEY}",
+    }
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_follows_a_redirect_when_it_asks_for_the_models(
+    status: int, server: Any, make_config: MakeConfig
+) -> None:
+    server.script = redirecting(status, then=b'{"data":[]}', to="/v1/models/")
+    async with Upstream(make_config(url=server.url)) as upstream:
+        assert await upstream.models() == ()
+    assert [request.line for request in server.requests] == ["GET /v1/models HTTP/1.1", "GET /v1/models/ HTTP/1.1"]
+
+
+@pytest.mark.parametrize("status", [204, 401, 404, 503])
+async def test_has_no_models_when_the_answer_is_not_200(
+    status: int, make_config: MakeConfig, transport_giving: Any
+) -> None:
+    async with Upstream(make_config(), transport_giving(b'{"data":[]}', status=status)) as upstream:
+        with pytest.raises(UpstreamFailure, match=str(status)) as caught:
+            await upstream.models()
+        assert upstream.in_flight == 0
+    assert caught.value.kind == "status"
+
+
+async def test_has_no_models_when_the_body_is_none_of_a_list(make_config: MakeConfig, transport_giving: Any) -> None:
+    async with Upstream(make_config(), transport_giving(b"<html>")) as upstream:
+        with pytest.raises(UndecodableModels):
+            await upstream.models()
+        assert upstream.in_flight == 0
+
+
+@pytest.mark.parametrize("parts", [(...,), (6.0, b"[", 6.0, b"]")])
+async def test_waits_for_the_models_only_so_long_when_the_provider_is_slow(
+    parts: Any, make_config: MakeConfig, transport_giving: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Upstream(make_config(), transport_giving(*parts)) as upstream:
+        with pytest.raises(UpstreamFailure) as caught:
+            await upstream.models()
+    assert caught.value.kind == "total_timeout"
+    assert trio.current_time() == pytest.approx(10)
+
+
+async def test_refuses_a_list_of_models_when_it_is_too_large(make_config: MakeConfig, transport_giving: Any) -> None:
+    async with Upstream(make_config(), transport_giving(*[b"x" * (1 << 20)] * 9)) as upstream:
+        with pytest.raises(UpstreamFailure) as caught:
+            await upstream.models()
+    assert caught.value.kind == "too_large"
+
+
+# -- its end
+
+
+async def test_closes_at_once_when_retired_with_nothing_in_flight(
+    make_config: MakeConfig, transport_giving: Any
+) -> None:
+    transport = transport_giving()
+    upstream = Upstream(make_config(), transport)
+    await upstream.retire()
+    assert (transport.closed, upstream.closed) == (True, True)
+    with pytest.raises(UpstreamFailure) as caught:
+        await call(upstream)
+    assert caught.value.kind == "connect"
+    assert transport.requests == []
+
+
+async def test_closes_with_the_last_answer_when_retired_before(make_config: MakeConfig, transport_giving: Any) -> None:
+    transport = transport_giving(b"x")
+    upstream = Upstream(make_config(), transport)
+    first = await call(upstream)
+    await upstream.retire()
+    async with await call(upstream) as second:
+        assert upstream.in_flight == 2
+        assert await second.read(1) == b"x"
+    await second.aclose()
+    assert (transport.closed, upstream.in_flight) == (False, 1)
+    await first.aclose()
+    assert (transport.closed, upstream.in_flight) == (True, 0)
+
+
+@pytest.mark.parametrize("answer", [httpx.ConnectError("no"), ...])
+async def test_closes_with_the_last_call_when_it_comes_to_nothing(
+    answer: Any, make_config: MakeConfig, transport_answering: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    transport = transport_answering(answer)
+    upstream = Upstream(make_config(first_byte_timeout_s=5), transport)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failure_of, upstream)
+        await trio.testing.wait_all_tasks_blocked()
+        await upstream.retire()
+    assert transport.closed
+    assert upstream.in_flight == 0
+
+
+async def test_closes_when_the_last_call_is_cancelled_after_it_was_retired(
+    make_config: MakeConfig, transport_answering: Any
+) -> None:
+    transport = transport_answering(...)
+    upstream = Upstream(make_config(), transport)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call, upstream)
+        await trio.testing.wait_all_tasks_blocked()
+        await upstream.retire()
+        assert not transport.closed
+        nursery.cancel_scope.cancel()
+    assert transport.closed
+
+
+async def test_is_closed_once_when_closed_at_once_and_let_go_later(
+    make_config: MakeConfig, transport_giving: Any
+) -> None:
+    transport = transport_giving(b"x")
+    closed = 0
+
+    async def aclose() -> None:
+        nonlocal closed
+        closed += 1
+
+    transport.aclose = aclose
+    upstream = Upstream(make_config(), transport)
+    answer = await call(upstream)
+    await upstream.retire()
+    await upstream.aclose()
+    await answer.aclose()
+    assert (closed, upstream.in_flight) == (1, 0)
 
 
 # -- over a scripted transport, in virtual time

@@ -10,7 +10,7 @@ from arbstr.store import TokenRow, hash_token
 
 AGENT = Caller("ag_1", "agent", "one")
 CLIENT = Caller(None, "client", "client")
-ANYONE = Caller(None, "anonymous", "anonymous")
+ANYONE = Caller(None, "anonymous", "anonymous", client="peer 192.0.2.1")
 ADMIN = Caller(None, "admin", "admin")
 DEMO = Caller("ag_demo", "agent", "demo")
 
@@ -46,10 +46,10 @@ def test_agents_and_the_admin_get_in_when_accounts_are_on(authorization: str | N
     authenticate = authenticator(accounts=True, auth_token="tok", admin_token="boss")
     if expected is None:
         with pytest.raises(AuthenticationFailed) as caught:
-            authenticate(authorization, True)
+            authenticate(authorization, "127.0.0.1", True)
         assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
     else:
-        assert authenticate(authorization, True) == expected
+        assert authenticate(authorization, "127.0.0.1", True) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,19 +62,19 @@ def test_the_auth_token_is_asked_for_when_there_are_no_accounts(
     authenticate = authenticator(auth_token="tok", admin_token="boss")
     if expected is None:
         with pytest.raises(AuthenticationFailed):
-            authenticate(authorization, True)
+            authenticate(authorization, "127.0.0.1", True)
     else:
-        assert authenticate(authorization, True) == expected
+        assert authenticate(authorization, "127.0.0.1", True) == expected
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer anything", "Basic x", "Bearer "])
 def test_anybody_gets_in_when_nothing_guards_the_proxy(authorization: str | None) -> None:
-    assert authenticator()(authorization, False) == ANYONE
-    assert authenticator(admin_token="boss")(authorization, False) == ANYONE
+    assert authenticator()(authorization, "192.0.2.1", False) == ANYONE
+    assert authenticator(admin_token="boss")(authorization, "192.0.2.1", False) == ANYONE
 
 
 def test_the_admin_is_known_when_nothing_else_guards_the_proxy() -> None:
-    assert authenticator(admin_token="boss")("Bearer boss", False) == ADMIN
+    assert authenticator(admin_token="boss")("Bearer boss", "192.0.2.1", False) == ADMIN
 
 
 @pytest.mark.parametrize(
@@ -83,24 +83,24 @@ def test_the_admin_is_known_when_nothing_else_guards_the_proxy() -> None:
 )
 def test_a_token_is_refused_when_its_scheme_is_not_exactly_bearer_and_one_space(authorization: str) -> None:
     with pytest.raises(AuthenticationFailed):
-        authenticator(auth_token="tok")(authorization, True)
+        authenticator(auth_token="tok")(authorization, "127.0.0.1", True)
 
 
 def test_the_message_says_what_to_send_when_no_bearer_came() -> None:
     with pytest.raises(AuthenticationFailed, match="Authorization: Bearer <token> required"):
-        authenticator(accounts=True)(None, True)
+        authenticator(accounts=True)(None, "127.0.0.1", True)
 
 
 def test_a_local_caller_without_a_bearer_is_the_demo_agent_when_there_is_one() -> None:
-    assert authenticator(accounts=True, demo=True)(None, True) == DEMO
+    assert authenticator(accounts=True, demo=True)(None, "127.0.0.1", True) == DEMO
 
 
 def test_a_caller_from_elsewhere_needs_a_bearer_when_there_is_a_demo_agent() -> None:
     with pytest.raises(AuthenticationFailed):
-        authenticator(accounts=True, demo=True)(None, False)
+        authenticator(accounts=True, demo=True)(None, "192.0.2.1", False)
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Basic x", "bearer vtk_one"])
 def test_a_wrong_bearer_is_not_the_demo_agent_when_there_is_one(authorization: str) -> None:
     with pytest.raises(AuthenticationFailed):
-        authenticator(accounts=True, demo=True)(authorization, True)
+        authenticator(accounts=True, demo=True)(authorization, "127.0.0.1", True)

@@ -322,8 +322,8 @@ async def test_a_quote_says_who_would_answer_and_holds_nothing(world: World, see
     holds = len(world.holds())
     quote = world.requests.quote(world.request(max_tokens=7))
     assert [one.provider for one in quote.selection.candidates] == ["a", "b"]
-    assert (quote.demand.prompt_tokens, quote.demand.completion_tokens) == (24 // 4, 7)
-    assert quote.selection.candidates[0].expected_msat == CHEAP.cost_msat(6, 7)
+    assert (quote.demand.prompt_tokens, quote.demand.completion_tokens) == (24 // 4 + 4, 7)
+    assert quote.selection.candidates[0].expected_msat == CHEAP.cost_msat(10, 7)
     assert (len(a.requests), len(world.holds()), len(seen.receipts)) == (1, holds, 1)
     assert world.requests.in_flight == 0
 

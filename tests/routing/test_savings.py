@@ -48,6 +48,13 @@ def test_the_median_is_rounded_down_when_it_falls_between_two_amounts() -> None:
     assert savings(chosen, "a", Usage(1_000, 0)) == Saved(0, 1)
 
 
+def test_cached_tokens_count_at_each_ones_price_for_them_when_some_were_cached() -> None:
+    with_discount = Candidate("a", Price.of(2, 2, cached_input_rate=1), 0, 0, Tier.STANDARD)
+    without = Candidate("b", Price.of(3, 3), 0, 0, Tier.STANDARD)
+    chosen = Selection((with_discount, without), (), None, Strategy.CHEAPEST)
+    assert savings(chosen, "a", Usage(1_000, 0, 400)).dearest_msat == 3_000 - (1_200 + 400)
+
+
 def test_the_winner_must_be_a_candidate_when_savings_are_asked_for() -> None:
     with pytest.raises(ValueError, match="'z' is not among the candidates: a, b"):
         savings(selection_of(1, 2), "z", USED)

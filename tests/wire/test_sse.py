@@ -1,5 +1,6 @@
 """The event stream reader and writer (WHATWG HTML, section 9.2)."""
 
+import json
 import re
 from itertools import pairwise
 
@@ -231,3 +232,17 @@ def test_an_event_is_compact_json_when_it_is_written() -> None:
     )
     events, _ = read([sse_event({"text": "a\nb\r\u2028"}), DONE])
     assert [event.data for event in events] == ['{"text":"a\\nb\\r\u2028"}'.encode(), b"[DONE]"]
+
+
+TEXTS = st.lists(st.text(), min_size=1, max_size=4)
+
+
+@given(texts=TEXTS, data=st.data())
+def test_what_was_written_is_read_again_when_the_bytes_are_split_anywhere(
+    texts: list[str], data: st.DataObject
+) -> None:
+    stream = b"".join(sse_event({"text": text}) for text in texts) + DONE
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8))
+    events, rest = read(split(stream, cuts))
+    assert [json.loads(event.data or b"") for event in events[:-1]] == [{"text": text} for text in texts]
+    assert (events[-1].is_done, rest) == (True, b"")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
 import signal
 import socket
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,19 @@ import trio
 import trio.testing
 from attrs import evolve
 
-from arbstr import assembly
-from arbstr.assembly import _Health, _Keeper, _listen_to_signals, _Models, _run, _supervise_providers, serve
+from actors import ActorDeadError
+from arbstr.assembly import Outcome, Reloader, _housekeeping, _serve, serve
+from arbstr.assembly._housekeeping import Keeper
+from arbstr.assembly._serve import _listen_to_signals, _run
 from arbstr.config import Config, DatabaseConfig, ProviderConfig, ServerConfig, VaultConfig
 from arbstr.edge import Gate
-from arbstr.providers import Acquire, BreakerState, Describe, Outcome, Permit, Report
+from arbstr.market import CatalogActor, MarketBoard
+from arbstr.providers import Fleet
 from arbstr.requests import Caller
 from arbstr.store import Store
+from arbstr.telemetry import Logs
 from arbstr.units import Price
-from tests.requests.rig import DONE, Client, World, piece, says, streams
+from tests.requests.rig import DONE, Client, World, piece, streams
 
 ANYONE = Caller(None, "anonymous", "anonymous")
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -64,13 +68,21 @@ def post(body: bytes) -> bytes:
     )
 
 
+async def run(config: Config, mock: bool) -> None:
+    logs = Logs(io.StringIO())
+    try:
+        await _run(config, mock, None, logs, None)
+    finally:
+        logs.stop()
+
+
 class Told:
     """What the program prints; the port out of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[str] = []
         self._announced = trio.Event()
-        monkeypatch.setattr(assembly, "print", self._print, raising=False)
+        monkeypatch.setattr(_serve, "print", self._print, raising=False)
 
     def _print(self, *words: object, **_: object) -> None:
         self.lines += "\n".join(map(str, words)).splitlines()
@@ -87,7 +99,7 @@ async def test_the_program_answers_and_leaves_clean_books_when_it_is_told_to_sto
 ) -> None:
     path, told = tmp_path / "books.db", Told(monkeypatch)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run, config(path), True)
+        nursery.start_soon(run, config(path), True)
         port = await told.port()
         head, body = await ask(port, post(BODY))
         assert head.startswith(b"HTTP/1.1 200")
@@ -107,7 +119,7 @@ async def test_a_stream_under_way_is_ended_and_settled_when_the_program_is_told_
     path, told = tmp_path / "books.db", Told(monkeypatch)
     body = json.dumps({**json.loads(BODY), "stream": True}).encode()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run, config(path, url="mock://a?tokens_per_s=20&ttft_ms=1"), True)
+        nursery.start_soon(run, config(path, url="mock://a?tokens_per_s=20&ttft_ms=1"), True)
         port = await told.port()
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(post(body))
@@ -146,7 +158,7 @@ async def test_holds_of_a_dead_process_are_resolved_before_anybody_is_served(
         go.set()
     assert Store.check(path).open_holds == 1
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run, config(path), False)
+        nursery.start_soon(run, config(path), False)
         await told.port()
         signal.raise_signal(signal.SIGINT)
     report = Store.check(path)
@@ -155,25 +167,15 @@ async def test_holds_of_a_dead_process_are_resolved_before_anybody_is_served(
     assert report.spent_msat == 12
 
 
-@pytest.fixture
-def restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("pykka").setLevel(logging.NOTSET)
-
-
 def test_the_program_says_why_and_returns_1_when_it_cannot_open_its_books(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], restored_logging: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert serve(config(tmp_path / "missing" / "books.db")) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("Error: cannot open database")
 
 
 def test_the_program_says_why_and_returns_1_when_its_address_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], restored_logging: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -183,30 +185,22 @@ def test_the_program_says_why_and_returns_1_when_its_address_is_taken(
     assert f"cannot listen on 127.0.0.1:{port}" in last
 
 
-async def keeper(world: World, *configs: ProviderConfig) -> _Keeper:
-    supervisor = await _supervise_providers(world.system, configs, world.directory)
-    return _Keeper(supervisor, world.requests, world.accounts)
-
-
-async def test_a_provider_starts_anew_under_its_old_ref_when_its_actor_has_crashed(world: World) -> None:
-    one = ProviderConfig(name="a", url="mock://a", price=Price.of(1, 2))
-    await keeper(world, one)
-    ref = world.directory.ref("a")
-    await ref.request(Acquire("lost with the crash"))
-    ref.tell("nonsense")
-    assert (await ref.request(Describe())).in_flight == 0
-    assert world.directory.ref("a") is ref
-    assert [view.name for view in world.directory.snapshot] == ["a"]
+async def keeper(world: World, *configs: ProviderConfig) -> Keeper:
+    fleet = Fleet(world.system, world.directory)
+    await fleet.start()
+    await fleet.apply(configs)
+    catalog = world.system.start(CatalogActor, Config(providers=configs), fleet, MarketBoard())
+    return Keeper(fleet, catalog, world.requests, world.accounts, world.store)
 
 
 async def test_the_program_ends_when_provider_actors_crash_faster_than_they_can_be_restarted(
     world: World, clock: trio.testing.MockClock
 ) -> None:
     keep = await keeper(world, ProviderConfig(name="a", url="mock://a", price=Price.of(1, 2)))
-    for _ in range(assembly.MAX_PROVIDER_CRASHES + 1):
-        world.directory.ref("a").tell("nonsense")
-    await keep.providers.wait_stopped()
-    assert world.directory.snapshot == ()
+    while keep.fleet.alive:
+        with suppress(KeyError, ActorDeadError):
+            world.directory.ref("a").tell("nonsense")
+        await trio.testing.wait_all_tasks_blocked()
     clock.autojump_threshold = 0
     with pytest.raises(RuntimeError, match="crash faster"):
         await keep.run()
@@ -225,7 +219,7 @@ async def test_leases_are_renewed_again_and_again_while_the_keeper_runs(
         for _ in range(2):
             [before] = world.holds()
             await trio.testing.wait_all_tasks_blocked()
-            clock.jump(assembly.HOUSEKEEPING_S + 0.1)
+            clock.jump(_housekeeping.HOUSEKEEPING_S + 0.1)
             await world.until(lambda before=before: world.holds()[0]["lease_ns"] > before["lease_ns"])
         go.set()
         await world.until(lambda: client.finished)
@@ -233,11 +227,35 @@ async def test_leases_are_renewed_again_and_again_while_the_keeper_runs(
     await world.check_closed()
 
 
+class Unread(Reloader):
+    """Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.heard = trio.Event()
+
+    async def reload(self) -> Outcome:
+        self.asked += 1
+        self.heard.set()
+        return Outcome(self.asked, 0, 0)
+
+
+async def test_the_configuration_is_read_again_when_told_to(world: World) -> None:
+    reloader = Unread()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_listen_to_signals, world.context, Gate(), reloader)
+        signal.raise_signal(signal.SIGHUP)
+        await reloader.heard.wait()
+        assert not world.context.stopping
+        nursery.cancel_scope.cancel()
+    assert reloader.asked == 1
+
+
 async def test_the_first_signal_stops_and_the_next_ends_the_grace(world: World) -> None:
     gate = Gate()
     visit = gate.enter()
     async with trio.open_nursery() as nursery:
-        told: trio.Event = await nursery.start(_listen_to_signals, world.context, gate)
+        told: trio.Event = await nursery.start(_listen_to_signals, world.context, gate, Unread())
         assert not world.context.stopping
         signal.raise_signal(signal.SIGTERM)
         await told.wait()
@@ -248,39 +266,3 @@ async def test_the_first_signal_stops_and_the_next_ends_the_grace(world: World) 
             await trio.sleep(5)
         assert visit.expired
         nursery.cancel_scope.cancel()
-
-
-async def test_the_models_are_those_of_all_providers_with_the_best_price(world: World) -> None:
-    world.provider("a", says(), models=("x", "y"), price=Price.of(2, 2))
-    world.provider("b", says(), models=("y",), price=Price.of(1, 1))
-    world.provider("c", says(), models=())
-    shown = _Models(world.directory)
-    data = json.loads(shown(ANYONE))["data"]
-    assert [(one["id"], one["providers"]) for one in data] == [("x", ["a"]), ("y", ["a", "b"])]
-    assert data[1]["pricing"]["output_msat_per_1m_tokens"] == "1000000"
-    assert shown(ANYONE) is shown(ANYONE)
-
-
-async def test_health_goes_from_ok_to_degraded_to_unhealthy_when_circuits_open(world: World) -> None:
-    health = _Health(world.directory)
-    assert health() == (200, b'{"status": "ok", "providers": {}}')
-    for name in ("a", "b"):
-        world.provider(name, says(), breaker_failures=1)
-    seen = [health()]
-    for name in ("a", "b"):
-        ref = world.directory.ref(name)
-        permit = await ref.request(Acquire("x"))
-        assert isinstance(permit, Permit)
-        ref.tell(Report(permit.id, Outcome.PROVIDER_FAULT))
-        await world.describe(name)
-        seen.append(health())
-    assert [(code, json.loads(body)["status"]) for code, body in seen] == [
-        (200, "ok"),
-        (200, "degraded"),
-        (503, "unhealthy"),
-    ]
-    assert json.loads(seen[-1][1])["providers"]["b"] == {
-        "state": BreakerState.OPEN,
-        "failure_count": 1,
-        "tier": "standard",
-    }

@@ -1,0 +1,11 @@
+"""The supervision tree: what starts when, what replaces whom, and how all of it stops.
+
+Start: store, accounts, providers, market, requests, edge. Stop is the reverse, and each part stops only when nothing
+above it can need it any more: the edge lets requests end, accounts answer their last messages, the store writes what is
+queued.
+"""
+
+from arbstr.assembly._reload import Outcome, Reloader, outcome_file, read_outcome
+from arbstr.assembly._serve import serve
+
+__all__ = ["Outcome", "Reloader", "outcome_file", "read_outcome", "serve"]

@@ -1,0 +1,208 @@
+"""Prometheus metrics: counted from receipts as requests end, and read off the system when somebody scrapes.
+
+Names end in their unit. Label values that callers choose are bounded: a model counts under its own name only when a
+provider has answered for it, and at most ``MAX_MODELS`` of them do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from attrs import frozen
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from arbstr.providers import BreakerState, ProviderView
+from arbstr.store import ReceiptRow
+
+MAX_MODELS = 1_000
+OTHER = "other"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0)
+"""From what a proxy adds to what a thinking model takes."""
+
+
+@frozen
+class OpenHolds:
+    """Money set aside at one moment."""
+
+    count: int
+    held_msat: int
+    oldest_s: float
+
+
+class Surroundings(Protocol):
+    """What is read at each scrape, on the Trio thread."""
+
+    def providers(self) -> Iterable[ProviderView]: ...
+
+    def requests_in_flight(self) -> int: ...
+
+    def inbox_depths(self) -> Iterable[tuple[str, int]]:
+        """(class of actor, messages queued), one for each actor that lives."""
+        ...
+
+    def writes_waiting(self) -> int:
+        """Changes queued for the disk."""
+        ...
+
+    def open_holds(self) -> OpenHolds | None:
+        """None without accounts."""
+        ...
+
+
+class Metrics:
+    """The metrics of one process. ``finished`` is called once for each request, on the Trio thread."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._models: set[str] = set()
+        self._requests = Counter(
+            "arbstr_requests",
+            "Requests to models that have ended.",
+            ("endpoint", "model", "provider", "outcome", "stream"),
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "arbstr_attempts", "Calls to providers that have ended.", ("provider", "outcome"), registry=registry
+        )
+        self._tokens = Counter(
+            "arbstr_tokens",
+            "Tokens paid for; cached ones are also in prompt.",
+            ("provider", "model", "kind"),
+            registry=registry,
+        )
+        self._cost = Counter(
+            "arbstr_cost_msat", "Millisatoshi that answers cost.", ("provider", "model"), registry=registry
+        )
+        self._saved = Counter(
+            "arbstr_saved_msat",
+            "Millisatoshi less than at the median, or the dearest, candidate.",
+            ("against",),
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "arbstr_request_duration_seconds",
+            "From the arrival of a request to the end of its books.",
+            ("endpoint", "stream"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._first_byte = Histogram(
+            "arbstr_provider_first_byte_seconds",
+            "From a call to a provider to the first byte of its answer.",
+            ("provider",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._against_median = self._saved.labels("median")
+        self._against_dearest = self._saved.labels("dearest")
+        registry.register(_Scrape(surroundings))
+        ProcessCollector(registry=registry)
+        registry.register(PLATFORM_COLLECTOR)
+        registry.register(GC_COLLECTOR)
+
+    def finished(self, request: object, receipt: ReceiptRow) -> None:
+        """Count a request by its receipt."""
+        provider, stream = receipt.provider or "", "true" if receipt.stream else "false"
+        model = self._model(receipt)
+        self._requests.labels(receipt.endpoint, model, provider, receipt.outcome, stream).inc()
+        self._duration.labels(receipt.endpoint, stream).observe(receipt.duration_us / 1e6)
+        for attempt in receipt.attempts:
+            self._attempts.labels(attempt.provider, attempt.outcome).inc()
+            if attempt.ttfb_us is not None:
+                self._first_byte.labels(attempt.provider).observe(attempt.ttfb_us / 1e6)
+        if receipt.prompt_tokens is not None:
+            self._count_tokens(receipt, provider, model)
+
+    def _count_tokens(self, receipt: ReceiptRow, provider: str, model: str) -> None:
+        for kind, tokens in (
+            ("prompt", receipt.prompt_tokens),
+            ("cached", receipt.cached_tokens),
+            ("completion", receipt.completion_tokens),
+        ):
+            if tokens:
+                self._tokens.labels(provider, model, kind).inc(tokens)
+        self._cost.labels(provider, model).inc(receipt.cost_msat)
+        self._against_median.inc(receipt.saved_median_msat or 0)
+        self._against_dearest.inc(receipt.saved_dearest_msat or 0)
+
+    def _model(self, receipt: ReceiptRow) -> str:
+        """As a label: what nobody has served is not worth a time series, nor is the thousandth name."""
+        if receipt.prompt_tokens is None:
+            return ""
+        if receipt.model in self._models:
+            return receipt.model
+        if len(self._models) >= MAX_MODELS:
+            return OTHER
+        self._models.add(receipt.model)
+        return receipt.model
+
+    def render(self) -> bytes:
+        """The text of ``GET /metrics`` (text format 0.0.4)."""
+        return generate_latest(self.registry)
+
+
+class _Scrape(Collector):
+    """Gauges that are true at the moment of the scrape."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._around = surroundings
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry would collect to find the names, before there is anything to look at."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_providers()
+        yield _gauge("arbstr_requests_in_flight", "Requests to models under way.", self._around.requests_in_flight())
+        depths: Tally[str] = Tally()
+        for name, depth in self._around.inbox_depths():
+            depths[name] += depth
+        inbox = GaugeMetricFamily(
+            "arbstr_inbox_depth", "Messages queued, all actors of a class together.", labels=["actor"]
+        )
+        for name in sorted(depths):
+            inbox.add_metric([name], depths[name])
+        yield inbox
+        yield _gauge("arbstr_store_writes_waiting", "Changes queued for the disk.", self._around.writes_waiting())
+        holds = self._around.open_holds()
+        if holds is not None:
+            yield _gauge("arbstr_holds_open", "Holds that have not ended.", holds.count)
+            yield _gauge("arbstr_held_msat", "Millisatoshi in open holds.", holds.held_msat)
+            yield _gauge("arbstr_hold_age_seconds", "Age of the oldest open hold, 0 without any.", holds.oldest_s)
+
+    def _of_providers(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "arbstr_provider_breaker_state",
+            "1 for the state that the circuit breaker is in.",
+            labels=["provider", "state"],
+        )
+        in_flight = GaugeMetricFamily(
+            "arbstr_provider_in_flight", "Requests to the provider under way.", labels=["provider"]
+        )
+        ttfb = GaugeMetricFamily(
+            "arbstr_provider_ttfb_mean_seconds", "Decayed mean time to the first byte.", labels=["provider"]
+        )
+        for view in self._around.providers():
+            for one in BreakerState:
+                state.add_metric([view.name, one], view.breaker_state is one)
+            in_flight.add_metric([view.name], view.in_flight)
+            if view.ttfb_ms is not None:
+                ttfb.add_metric([view.name], view.ttfb_ms / 1_000)
+        yield from (state, in_flight, ttfb)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
