@@ -177,8 +177,8 @@ class RequestActor(TrioActor):
 
     # What the life asks of its owner
 
-    def run_beside(self, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
-        return self.spawn(work, name="heartbeat")
+    def run_beside(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.spawn(work, name="heartbeat")
 
     def detach(self) -> bool:
         if self._stay.detached:

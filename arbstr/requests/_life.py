@@ -48,7 +48,7 @@ class Intake:
 class Owner(Protocol):
     """Who runs the life."""
 
-    def run_beside(self, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
+    def run_beside(self, work: Callable[[], Awaitable[None]]) -> None:
         """Start a task that ends with the request at the latest."""
         ...
 
@@ -88,7 +88,6 @@ class RequestLife:
             lost=owner.client_lost,
         )
         self._attempts = Attempts(context, self._record, purse, self._taker(), self._is_over, self._is_late)
-        self._heart: trio.CancelScope | None = None
 
     def _taker(self) -> Callable[[Attempt, UpstreamAnswer], Awaitable[Whole | None]]:
         if not self._request.call.stream:
@@ -138,8 +137,6 @@ class RequestLife:
         if not self._owner.detach():
             return False
         self._outlet.cut()
-        if self._heart is not None:
-            self._heart.cancel()
         return True
 
     async def complete(self, candidate: Candidate, claimed: Usage, *, estimated: bool) -> None:
@@ -161,7 +158,7 @@ class RequestLife:
             self._intake.demand, context.offers(), now=trio.current_time(), rotation=context.next_rotation()
         )
         if self._outlet.beats:
-            self._heart = self._owner.run_beside(self._outlet.keep_warm)
+            self._owner.run_beside(self._outlet.keep_warm)
         plan = Plan(
             len(selection.candidates),
             retries=router.routing.retries,

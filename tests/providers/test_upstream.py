@@ -358,12 +358,12 @@ async def test_is_a_reset_when_the_answer_is_not_http(server: Any, make_config: 
     assert (await scripted_failure(server, make_config(url=server.url), script)).kind == "reset"
 
 
-async def test_is_a_reset_when_the_body_is_compressed(server: Any, make_config: MakeConfig) -> None:
+async def test_is_an_encoding_failure_when_the_body_is_compressed(server: Any, make_config: MakeConfig) -> None:
     async def script(exchange: Any) -> None:
         await exchange.answer(b"\x1f\x8b", "content-encoding: gzip")
 
     failure = await scripted_failure(server, make_config(url=server.url), script)
-    assert failure.kind == "reset"
+    assert failure.kind == "encoding"
     assert "encoding" in failure.detail
 
 
