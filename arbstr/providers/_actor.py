@@ -114,6 +114,7 @@ class ProviderActor(TrioActor):
         self._retired = False
         self._retiring: list[Reply] = []
         self._published = self._view()
+        # Here and not in ``on_start``: whoever has started it finds it at once.
         directory.enlist(self._published, self.actor_ref)
 
     def _adopt(self, config: ProviderConfig) -> None:
@@ -121,10 +122,6 @@ class ProviderActor(TrioActor):
         total_s = config.total_timeout_s
         self._permit_s = PERMIT_LIFETIME_S if total_s is None else total_s + PERMIT_GRACE_S
         self._probe_s = config.connect_timeout_s + config.first_byte_timeout_s
-
-    def on_start(self) -> None:
-        # Again, for the case that this is a restart and the ref of the constructor was not the one that lasts.
-        self._directory.enlist(self._published, self.actor_ref)
 
     def on_stop(self) -> None:
         self._directory.withdraw(self._config.name, self.actor_ref)
