@@ -243,6 +243,7 @@ async def cancel_at_every_step(make_upstream: Callable[[], Upstream]) -> int:
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
             assert all(connection.is_idle() for connection in pool_of(upstream).connections), f"leak at step {step}"
+            assert upstream.in_flight == 0
             # There is room for one connection only: a place that leaked would block this for ever.
             with trio.fail_after(2):
                 async with await call(upstream) as answer:
