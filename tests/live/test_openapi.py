@@ -49,9 +49,12 @@ def whole(value: Any) -> Any:
 
 
 def known_model(body: Any) -> Any:
-    """Half of the names become one that is on offer: of random ones nobody has heard."""
+    """Half of the names become one that is on offer: of random ones nobody has heard.
+
+    These are answered, at the pace of a model: the answer has to be a short one.
+    """
     if isinstance(body, dict) and len(body.get("model", "")) % 2:
-        return {**body, "model": "gpt-4o-mini"}
+        return {**body, "model": "gpt-4o-mini", "max_tokens": 4, "max_completion_tokens": 4, "n": 1, "best_of": 1}
     return body
 
 
