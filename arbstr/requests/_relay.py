@@ -49,7 +49,9 @@ class StreamRelay:
         self.done = False
         """The provider said that the stream is complete."""
         self.failed = False
-        """The provider sent an error event: it gave up."""
+        """The provider gave up: it sent an error event, or what is not JSON, which no client could read."""
+        self.malformed = False
+        """It was the latter."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes, give the bytes to pass on; those that arrived together leave together."""
@@ -81,7 +83,8 @@ class StreamRelay:
     def _observe(self, event: SSEEvent, data: bytes) -> bool:
         """Note what an event says. True when it passes on."""
         facts = observe_chunk(data)
-        if facts.error or event.event == b"error":
+        self.malformed = facts.malformed
+        if facts.error or facts.malformed or event.event == b"error":
             self.failed = True
             return False
         if facts.content_bytes:

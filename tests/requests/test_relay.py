@@ -20,7 +20,7 @@ STREAM = b"".join(
         b"event: message\r\nid: 7\r\ndata:"
         + json.dumps({"choices": [{"delta": {"content": " you"}}]}).encode()
         + b"\r\n\r\n",
-        b"data: not json\n\n",
+        b"data:\n\n",
         b'data: {"choices":\ndata: []}\n\n',
         piece("!"),
     ]
@@ -85,6 +85,14 @@ def test_an_error_event_does_not_pass_and_nothing_after_it(failure: bytes) -> No
     assert not one.done
     one.close()
     assert not one.done
+
+
+@pytest.mark.parametrize("data", [b"not json", b'{"choices":[{"delta":{"content":"\xff"}}]}', b"[]"])
+def test_an_event_does_not_pass_and_nothing_after_it_when_it_is_no_json_object(data: bytes) -> None:
+    one = relay()
+    assert one.feed(piece("a") + b"data: " + data + b"\n\n" + piece("b") + DONE) == piece("a")
+    assert (one.failed, one.malformed, one.done) == (True, True, False)
+    assert one.usage == Usage(9, 1)
 
 
 def test_usage_is_counted_when_none_is_reported() -> None:
