@@ -93,9 +93,10 @@ class StreamRelay:
         if facts.usage is not None:
             self._reported = facts.usage
             self._content_bytes = self._pieces = 0
-            if not facts.has_choices:
+        if facts.has_usage and not facts.has_choices:
+            if facts.usage is not None or self._held_usage is None:  # one that counts is not lost for one that does not
                 self._held_usage = data
-                return False
+            return False
         return True
 
     @property

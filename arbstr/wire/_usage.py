@@ -41,6 +41,8 @@ class ChunkFacts:
     has_choices: bool = False
     error: bool = False
     malformed: bool = False
+    has_usage: bool = False
+    """It has a usage, whether or not that can be counted."""
 
 
 _NOTHING = ChunkFacts()
@@ -89,6 +91,7 @@ def observe_chunk(data: bytes) -> ChunkFacts:
             bool(choices),
             chunk.get("error") is not None,
             False,
+            chunk.get("usage") is not None,
         )
     except (ValueError, RecursionError):  # not UTF-8, not JSON, an integer too long, nested too deeply
         return _NOTHING if data.strip() in (b"", b"[DONE]") else _MALFORMED

@@ -124,6 +124,18 @@ def test_usage_goes_out_with_the_cost_only_when_it_was_asked_for() -> None:
     assert unasked.tail({"cost_msat": 5}, cost_event=True) == b'data: {"arbstr":{"cost_msat":5}}\n\n' + DONE
 
 
+def test_a_chunk_of_nothing_but_usage_is_held_back_when_it_cannot_be_counted() -> None:
+    bad = event({"choices": [], "usage": {"prompt_tokens": -1}})
+    one = relay()
+    assert one.feed(piece("a") + bad + DONE) == piece("a")
+    assert one.tail({}, cost_event=False) == DONE
+    assert (one.usage, one.estimated) == (Usage(9, 1), True)
+    asked = relay(include_usage=True)
+    asked.feed(bad + usage_event(10, 20) + bad + DONE)
+    tail = asked.tail({}, cost_event=False)
+    assert json.loads(tail.removeprefix(b"data: ").removesuffix(b"\n\n" + DONE))["usage"]["prompt_tokens"] == 10
+
+
 @pytest.mark.parametrize(
     ("content_bytes", "pieces", "limit", "tokens"),
     [(0, 0, None, 0), (1, 0, None, 1), (8, 1, None, 2), (8, 5, None, 5), (80, 1, 7, 7), (80, 9, 7, 9), (80, 1, 0, 1)],
