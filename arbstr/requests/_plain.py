@@ -55,7 +55,7 @@ def _embeddings_facts(body: bytes) -> tuple[ChunkFacts, bool]:
         return ChunkFacts(), True
     usage = answer.get("usage")
     prompt = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    counted = Usage(prompt, 0) if type(prompt) is int and 0 <= prompt <= MAX_TOKEN_COUNT else None
+    counted = Usage(prompt, 0) if type(prompt) is int and 0 < prompt <= MAX_TOKEN_COUNT else None
     return ChunkFacts(counted, has_choices=bool(answer.get("data")), error=answer.get("error") is not None), True
 
 

@@ -124,6 +124,15 @@ def test_usage_goes_out_with_the_cost_only_when_it_was_asked_for() -> None:
     assert unasked.tail({"cost_msat": 5}, cost_event=True) == b'data: {"arbstr":{"cost_msat":5}}\n\n' + DONE
 
 
+def test_what_passed_is_counted_when_no_tokens_at_all_are_reported_with_each_piece() -> None:
+    none = event({"choices": [{"delta": {"content": "hello"}}], "usage": usage(0, 0)})
+    one = relay()
+    one.feed(none + none)
+    assert (one.usage, one.estimated) == (Usage(9, 3), True)
+    one.feed(usage_event(12, 9))
+    assert (one.usage, one.estimated) == (Usage(12, 9), False)
+
+
 def test_a_chunk_of_nothing_but_usage_is_held_back_when_it_cannot_be_counted() -> None:
     bad = event({"choices": [], "usage": {"prompt_tokens": -1}})
     one = relay()

@@ -37,6 +37,7 @@ def test_usage_is_read_when_both_counts_are_there() -> None:
         {"prompt_tokens": "1", "completion_tokens": 1},
         {"prompt_tokens": True, "completion_tokens": 1},
         {"prompt_tokens": MAX_TOKEN_COUNT + 1, "completion_tokens": 1},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     ],
 )
 def test_usage_is_unknown_when_it_is(usage: object) -> None:
