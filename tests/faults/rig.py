@@ -29,12 +29,22 @@ from arbstr.units import Price
 from arbstr.wire import SSEReader
 from tests.contract.upstream import Backend, Upstream, chat, stream
 from tests.edge.conftest import Client, post
-from tests.faults.table import DEPOSIT_MSAT, FAULTY_RATES, HEALTHY_RATES, REPORTED, TEXT, WELL, Cell, Mode, Others
+from tests.faults.table import (
+    DEPOSIT_MSAT,
+    FAULTY_RATES,
+    HEALTHY_RATES,
+    REPORTED,
+    RETRIES,
+    TEXT,
+    WELL,
+    Cell,
+    Mode,
+    Others,
+)
 
 BOUND_S = 60.0
 """For what is certain to come, on a machine that has a lot to do."""
 RESERVE_TOKENS = 100
-RETRIES = 1
 BACKOFF_S = 0.001
 LEASE_S = 120.0
 
@@ -209,7 +219,9 @@ async def play(
     faulty, healthy = upstream.backend("faulty"), upstream.backend("healthy")
     faulty.forget()
     healthy.forget()
-    if cell.row.listens:
+    if cell.others is Others.ITSELF:
+        faulty.replies(cell.row.answers[cell.mode], chat() if cell.mode is Mode.PLAIN else stream())
+    elif cell.row.listens:
         faulty.replies(cell.row.answers[cell.mode])
     healthy.replies(chat(WELL, REPORTED) if cell.mode is Mode.PLAIN else stream(WELL, usage=REPORTED))
     settings = cell.row.settings
