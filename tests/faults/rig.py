@@ -24,6 +24,7 @@ from arbstr.edge import Gate, Services, make_app, serve
 from arbstr.providers import Describe, Directory, Fleet, ProviderView
 from arbstr.requests import Authenticator, RequestContext, Requests
 from arbstr.routing import Router
+from arbstr.secrets import Secret
 from arbstr.store import NewAgent, Store
 from arbstr.units import Price
 from arbstr.wire import SSEReader
@@ -46,6 +47,7 @@ BOUND_S = 60.0
 """For what is certain to come, on a machine that has a lot to do."""
 RESERVE_TOKENS = 100
 BACKOFF_S = 0.001
+KEY = "sk-of-the-faulty-one"
 LEASE_S = 120.0
 
 
@@ -229,6 +231,7 @@ async def play(
         ProviderConfig(
             name="faulty",
             url=faulty.url if cell.row.listens else upstream.refused_url(),
+            api_key=Secret(KEY),
             price=Price.of(*FAULTY_RATES),
             first_byte_timeout_s=settings.first_byte_s,
             idle_timeout_s=settings.idle_s,

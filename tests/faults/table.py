@@ -24,6 +24,7 @@ from tests.contract.upstream import (
     answer,
     chat,
     chunk_object,
+    error,
     faults,
     json_answer,
     redirect,
@@ -290,6 +291,7 @@ _TIMEOUT = {"status": 504, "reason": "provider_timeout"}
 _SAYS_NOTHING: tuple[Piece, ...] = (b": \n\n", Pause(0.02)) * 500
 _BLANKS: tuple[Piece, ...] = (b" ", Pause(0.02)) * 500
 _NOT_UTF8 = b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'
+_NOT_HTTP = Answer((b"220 ready when you are\r\n\r\n", CLOSE))
 _ZEROS: dict[str, object] = usage_of((0, 0))
 
 
@@ -299,6 +301,24 @@ def _slowly(whole: Answer) -> Answer:
     return trickle(whole, every_s=0.02, size=size // 50)
 
 
+def _hinted(whole: Answer) -> Answer:
+    return evolve(whole, steps=(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", *whole.steps))
+
+
+_LIMITED_FOR_A_SECOND = evolve(
+    missed(
+        "status 429",
+        "status 429",
+        status=429,
+        reason="rate_limited",
+        breaker="open (rate_limited)",
+        failures=0,
+        retry_after="1",
+    ),
+    itself=Expected(200, End.COMPLETE, text="pong", charged=AS_REPORTED, tries=("status 429", "success")),
+)
+
+
 SECTIONS = (
     Section(
         "Connections and time",
@@ -306,6 +326,18 @@ SECTIONS = (
             _both("refused", "the connection is refused", missed("connect", "connect")),
             _both("reset_before_headers", "a reset before the headers", twice("reset")),
             _both("close_before_headers", "the connection ends before the headers", twice("reset")),
+            _own(
+                "not_http",
+                "what is not HTTP",
+                (_NOT_HTTP, twice("reset")),
+                (_NOT_HTTP, twice("reset")),
+            ),
+            _own(
+                "early_hints",
+                "an interim status before the answer",
+                (_hinted(chat()), fine()),
+                (_hinted(stream()), fine()),
+            ),
             _both("slow_headers", "headers that are slow and in time", fine()),
             _both("hang", "no headers", missed("first_byte_timeout", **_TIMEOUT), first_byte_s=SHORT_S),
             _own(
@@ -375,6 +407,21 @@ SECTIONS = (
                     retry_after="7",
                 ),
                 deadline_s=6.5,
+            ),
+            _own(
+                "status_429_for_a_second",
+                "status 429 with a `Retry-After` that can be waited for",
+                (error(429, retry_after="1"), _LIMITED_FOR_A_SECOND),
+                (error(429, retry_after="1"), _LIMITED_FOR_A_SECOND),
+            ),
+            *(
+                _own(
+                    f"status_{status}",
+                    f"status {status}",
+                    (error(status), missed(f"status {status}")),
+                    (error(status), missed(f"status {status}")),
+                )
+                for status in (405, 415)
             ),
             _own(
                 "redirect_elsewhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from arbstr.store import Store
 from tests.contract.upstream import Backend, Upstream
-from tests.faults.rig import FrontEnd, Got, Market, play
+from tests.faults.rig import KEY, FrontEnd, Got, Market, play
 from tests.faults.table import KNOWN, ROWS, Cell, End, Mode, Others, cells
 
 
@@ -24,12 +25,13 @@ def test_every_fault_is_expected_of_where_it_is_played_and_nowhere_else() -> Non
 
 @pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.id) for cell in cells()])
 async def test_it_is_as_the_page_of_faults_says_when_a_provider_fails(
-    cell: Cell, upstream: Upstream, front_end: FrontEnd, tmp_path: Path
+    cell: Cell, upstream: Upstream, front_end: FrontEnd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with play(cell, upstream, front_end, tmp_path) as (got, market, faulty):
         check_client(cell, got)
         await check_providers(cell, market, faulty)
         await check_books(cell, got, market)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 # What the client saw
@@ -40,6 +42,9 @@ def check_client(cell: Cell, got: Got) -> None:
     assert not got.cut, "an answer never breaks off below HTTP"
     assert got.status == expected.status, got
     assert got.headers["x-arbstr-request-id"]
+    told = repr((got.headers, got.body))
+    assert KEY not in told
+    assert "127.0.0.1" not in told, "the client learns where a provider is"
     assert got.headers.get("retry-after") == expected.retry_after
     match expected.end:
         case End.ERROR_BODY:
