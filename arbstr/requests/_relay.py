@@ -49,7 +49,9 @@ class StreamRelay:
         self.done = False
         """The provider said that the stream is complete."""
         self.failed = False
-        """The provider sent an error event: it gave up."""
+        """The provider gave up: it sent an error event, or what is not JSON, which no client could read."""
+        self.malformed = False
+        """It was the latter."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes, give the bytes to pass on; those that arrived together leave together."""
@@ -81,7 +83,8 @@ class StreamRelay:
     def _observe(self, event: SSEEvent, data: bytes) -> bool:
         """Note what an event says. True when it passes on."""
         facts = observe_chunk(data)
-        if facts.error or event.event == b"error":
+        self.malformed = facts.malformed
+        if facts.error or facts.malformed or event.event == b"error":
             self.failed = True
             return False
         if facts.content_bytes:
@@ -90,9 +93,10 @@ class StreamRelay:
         if facts.usage is not None:
             self._reported = facts.usage
             self._content_bytes = self._pieces = 0
-            if not facts.has_choices:
+        if facts.has_usage and not facts.has_choices:
+            if facts.usage is not None or self._held_usage is None:  # one that counts is not lost for one that does not
                 self._held_usage = data
-                return False
+            return False
         return True
 
     @property

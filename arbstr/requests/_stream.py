@@ -73,7 +73,7 @@ class Streaming:
         else:
             relay.close()
         if not relay.done:
-            what = "reported an error" if relay.failed else "ended its stream early"
+            what = _what_ended(relay)
             raise Missed(what, ProviderFailed(f"Provider error: {provider} {what}"))
         attempt.first_byte()
         attempt.outcome = Outcome.SUCCESS
@@ -123,3 +123,10 @@ class Streaming:
             cost = cost_report(self._record, self._books)
             tail = relay.tail(cost, cost_event=self._request.stream_cost or self._context.stream_cost_event)
             await self._outlet.end(tail, candidate.provider)
+
+
+def _what_ended(relay: StreamRelay) -> str:
+    """What the provider did in place of ``[DONE]``."""
+    if relay.malformed:
+        return "sent what is not JSON"
+    return "reported an error" if relay.failed else "ended its stream early"

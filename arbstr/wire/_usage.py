@@ -43,6 +43,8 @@ class ChunkFacts:
     has_choices: bool = False
     error: bool = False
     malformed: bool = False
+    has_usage: bool = False
+    """It has a usage, whether or not that can be counted."""
 
 
 _MOST_SATS = 21e14
@@ -58,8 +60,9 @@ def usage_of(obj: Mapping[str, object]) -> Usage | None:
     """The ``usage`` of a decoded answer or chunk.
 
     None unless it holds both counts as integers from 0 to ``MAX_TOKEN_COUNT`` (a boolean is none): a count that no
-    model can have is worth as much as none. Only embeddings, which are told by their ``data`` in place of ``choices``,
-    have no completion to count.
+    model can have is worth as much as none. So is one of no tokens at all, which some providers send with each chunk
+    until they know: no answer is made of nothing. Only embeddings, which are told by their ``data`` in place of
+    ``choices``, have no completion to count.
     """
     usage = obj.get("usage")
     if not isinstance(usage, dict):
@@ -67,7 +70,7 @@ def usage_of(obj: Mapping[str, object]) -> Usage | None:
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if completion is None and isinstance(obj.get("data"), list) and "choices" not in obj:
         completion = 0
-    if not _is_count(prompt) or not _is_count(completion):
+    if not _is_count(prompt) or not _is_count(completion) or not (prompt or completion):
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
@@ -99,6 +102,7 @@ def observe_chunk(data: bytes) -> ChunkFacts:
             bool(choices),
             chunk.get("error") is not None,
             False,
+            chunk.get("usage") is not None,
         )
     except (ValueError, RecursionError):  # not UTF-8, not JSON, an integer too long, nested too deeply
         return _NOTHING if data.strip() in (b"", b"[DONE]") else _MALFORMED

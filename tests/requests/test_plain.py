@@ -9,11 +9,13 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from attrs import evolve
 
 from arbstr.errors import PermissionRefused
 from arbstr.providers import BreakerState
 from arbstr.requests import Caller, PlainAnswer
 from arbstr.units import Price
+from arbstr.wire import parse_embeddings
 from tests.requests.rig import CHEAP, DEAR, Answer, World, completion, says, usage
 
 
@@ -77,6 +79,21 @@ async def test_tokens_are_counted_when_the_provider_reports_no_usage(world: Worl
     assert (receipt["prompt_tokens"], receipt["completion_tokens"], receipt["estimated"]) == (6 + 4, 11, 1)
     assert headers(answer)[b"x-arbstr-cost-msat"] == b"32"
     await world.check_closed(spent=32)
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+async def test_tokens_are_counted_when_the_provider_reports_none_at_all(world: World, embeddings: bool) -> None:
+    request, body = world.request(), completion("x" * 41, usage(0, 0))
+    if embeddings:
+        call = parse_embeddings(json.dumps({"model": "m", "input": "x" * 41}).encode())
+        request, body = evolve(request, call=call), json.dumps({"data": [{}], "usage": usage(0, 0)}).encode()
+    world.provider("a", Answer([body]))
+    await world.chat(request)
+    receipt = await world.receipt()
+    assert receipt["estimated"] == 1
+    assert receipt["prompt_tokens"] > 0
+    assert receipt["completion_tokens"] == (0 if embeddings else 11)
+    await world.check_closed(spent=receipt["cost_msat"])
 
 
 async def test_no_more_is_counted_than_was_allowed_when_the_provider_reports_no_usage(world: World) -> None:

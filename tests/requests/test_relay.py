@@ -20,7 +20,7 @@ STREAM = b"".join(
         b"event: message\r\nid: 7\r\ndata:"
         + json.dumps({"choices": [{"delta": {"content": " you"}}]}).encode()
         + b"\r\n\r\n",
-        b"data: not json\n\n",
+        b"data:\n\n",
         b'data: {"choices":\ndata: []}\n\n',
         piece("!"),
     ]
@@ -87,6 +87,14 @@ def test_an_error_event_does_not_pass_and_nothing_after_it(failure: bytes) -> No
     assert not one.done
 
 
+@pytest.mark.parametrize("data", [b"not json", b'{"choices":[{"delta":{"content":"\xff"}}]}', b"[]"])
+def test_an_event_does_not_pass_and_nothing_after_it_when_it_is_no_json_object(data: bytes) -> None:
+    one = relay()
+    assert one.feed(piece("a") + b"data: " + data + b"\n\n" + piece("b") + DONE) == piece("a")
+    assert (one.failed, one.malformed, one.done) == (True, True, False)
+    assert one.usage == Usage(9, 1)
+
+
 def test_usage_is_counted_when_none_is_reported() -> None:
     one = relay()
     one.feed(piece("x" * 9) + piece("y"))
@@ -114,6 +122,27 @@ def test_usage_goes_out_with_the_cost_only_when_it_was_asked_for() -> None:
     tail = asked.tail({"cost_msat": 5}, cost_event=False)
     assert json.loads(tail.removeprefix(b"data: ").removesuffix(b"\n\n" + DONE)) == body
     assert unasked.tail({"cost_msat": 5}, cost_event=True) == b'data: {"arbstr":{"cost_msat":5}}\n\n' + DONE
+
+
+def test_what_passed_is_counted_when_no_tokens_at_all_are_reported_with_each_piece() -> None:
+    none = event({"choices": [{"delta": {"content": "hello"}}], "usage": usage(0, 0)})
+    one = relay()
+    one.feed(none + none)
+    assert (one.usage, one.estimated) == (Usage(9, 3), True)
+    one.feed(usage_event(12, 9))
+    assert (one.usage, one.estimated) == (Usage(12, 9), False)
+
+
+def test_a_chunk_of_nothing_but_usage_is_held_back_when_it_cannot_be_counted() -> None:
+    bad = event({"choices": [], "usage": {"prompt_tokens": -1}})
+    one = relay()
+    assert one.feed(piece("a") + bad + DONE) == piece("a")
+    assert one.tail({}, cost_event=False) == DONE
+    assert (one.usage, one.estimated) == (Usage(9, 1), True)
+    asked = relay(include_usage=True)
+    asked.feed(bad + usage_event(10, 20) + bad + DONE)
+    tail = asked.tail({}, cost_event=False)
+    assert json.loads(tail.removeprefix(b"data: ").removesuffix(b"\n\n" + DONE))["usage"]["prompt_tokens"] == 10
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def test_usage_is_read_when_both_counts_are_there() -> None:
         {"prompt_tokens": "1", "completion_tokens": 1},
         {"prompt_tokens": True, "completion_tokens": 1},
         {"prompt_tokens": MAX_TOKEN_COUNT + 1, "completion_tokens": 1},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     ],
 )
 def test_usage_is_unknown_when_it_is(usage: object) -> None:
@@ -83,7 +84,12 @@ def test_bytes_of_all_choices_are_counted_when_there_are_several() -> None:
 
 def test_there_are_no_choices_when_the_chunk_is_for_usage() -> None:
     facts = observe({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
-    assert facts == ChunkFacts(usage=Usage(1, 2), has_choices=False)
+    assert facts == ChunkFacts(usage=Usage(1, 2), has_choices=False, has_usage=True)
+
+
+@pytest.mark.parametrize(("usage", "seen"), [({}, True), ({"prompt_tokens": -1}, True), (5, True), (None, False)])
+def test_a_usage_is_seen_even_when_it_cannot_be_counted(usage: object, seen: bool) -> None:
+    assert observe({"choices": [], "usage": usage}) == ChunkFacts(has_usage=seen)
 
 
 @pytest.mark.parametrize(("error", "seen"), [({"message": "x"}, True), ("x", True), ({}, True), (None, False)])
