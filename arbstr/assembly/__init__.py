@@ -5,7 +5,7 @@ above it can need it any more: the edge lets requests end, accounts answer their
 queued.
 """
 
-from arbstr.assembly._reload import Outcome, Reloader, outcome_file, read_outcome
+from arbstr.assembly._reload import Reloader
 from arbstr.assembly._serve import serve
 
-__all__ = ["Outcome", "Reloader", "outcome_file", "read_outcome", "serve"]
+__all__ = ["Reloader", "serve"]

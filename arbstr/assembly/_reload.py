@@ -5,49 +5,18 @@ Whoever asks (a signal has no answer) finds the outcome in a small file beside t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import trio
-from attrs import asdict, define, frozen
+from attrs import define
 
 from actors import ActorDeadError, AskTimeout, InboxFull
-from arbstr.config import Config, ConfigError, reloaded
+from arbstr.config import Config, ConfigError, ReloadOutcome, reloaded, write_outcome
 
 logger = logging.getLogger("arbstr")
-
-
-@frozen
-class Outcome:
-    """What came of reading the configuration for the ``generation``-th time; the first is the start."""
-
-    generation: int
-    pid: int
-    at_ns: int
-    problems: tuple[str, ...] = ()
-    """Why nothing was changed; empty when it was."""
-    changed: tuple[str, ...] = ()
-    needs_restart: tuple[str, ...] = ()
-    """Changed in the file, and without effect until the program starts again."""
-
-
-def outcome_file(database: Path) -> Path:
-    return database.with_name(database.name + ".reload")
-
-
-def read_outcome(database: Path) -> Outcome | None:
-    """The last outcome that was written; None when there is none or it is unreadable."""
-    try:
-        found: dict[str, Any] = json.loads(outcome_file(database).read_text())
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-        return Outcome(**fields)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
 
 
 @define(eq=False)
@@ -62,9 +31,9 @@ class Reloader:
 
     async def announce(self) -> None:
         """Leave word of the start."""
-        await self._leave_word(Outcome(self.generation, os.getpid(), time.time_ns()))
+        await self._leave_word(ReloadOutcome(self.generation, os.getpid(), time.time_ns()))
 
-    async def reload(self) -> Outcome:
+    async def reload(self) -> ReloadOutcome:
         """Read, check, apply. A file with a problem changes nothing. Requests under way end as they began."""
         self.generation += 1
         try:
@@ -74,7 +43,7 @@ class Reloader:
         await self._leave_word(outcome)
         return outcome
 
-    async def _reload(self) -> Outcome:
+    async def _reload(self) -> ReloadOutcome:
         if self.read is None:
             return self._refused(("there is no configuration file to read again",))
         wanted = await trio.to_thread.run_sync(self.read)
@@ -90,7 +59,7 @@ class Reloader:
         logger.info("configuration read again, changed: %s", ", ".join(result.changed) or "nothing")
         if result.needs_restart:
             logger.warning("without effect until arbstr starts again: %s", ", ".join(result.needs_restart))
-        return Outcome(
+        return ReloadOutcome(
             self.generation, os.getpid(), time.time_ns(), changed=result.changed, needs_restart=result.needs_restart
         )
 
@@ -101,20 +70,13 @@ class Reloader:
         except (ActorDeadError, AskTimeout, InboxFull, ValueError) as error:
             logger.error("nor could the former configuration be applied again: %s", error)
 
-    def _refused(self, problems: tuple[str, ...]) -> Outcome:
+    def _refused(self, problems: tuple[str, ...]) -> ReloadOutcome:
         for problem in problems:
             logger.error("the configuration stays as it is: %s", problem)
-        return Outcome(self.generation, os.getpid(), time.time_ns(), problems=problems)
+        return ReloadOutcome(self.generation, os.getpid(), time.time_ns(), problems=problems)
 
-    async def _leave_word(self, outcome: Outcome) -> None:
+    async def _leave_word(self, outcome: ReloadOutcome) -> None:
         try:
-            await trio.to_thread.run_sync(_write, outcome_file(self.config.database.path), outcome)
+            await trio.to_thread.run_sync(write_outcome, self.config.database.path, outcome)
         except OSError as error:
             logger.warning("the outcome of reading the configuration cannot be written: %s", error)
-
-
-def _write(path: Path, outcome: Outcome) -> None:
-    """Whole or not at all, for whoever reads at the same time."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(json.dumps(asdict(outcome)))
-    draft.replace(path)

@@ -8,14 +8,10 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from arbstr.cli._errors import Refused
 from arbstr.cli._output import note
-from arbstr.config import load_database
-
-if TYPE_CHECKING:
-    from arbstr.assembly import Outcome
+from arbstr.config import ReloadOutcome, load_database, read_outcome
 
 WAIT_S = 120.0
 """For the word of the program: providers that are new may take a while to list their models."""
@@ -24,7 +20,6 @@ POLL_S = 0.05
 
 def run(arguments: Namespace) -> int:
     """The file names the database, the database's lock names the process, and that one reads its own file again."""
-    from arbstr.assembly import read_outcome
     from arbstr.store import holder_of
 
     database, _ = load_database(arguments.config)
@@ -41,8 +36,7 @@ def run(arguments: Namespace) -> int:
     return _report(_await_word(database.path, before))
 
 
-def _await_word(database: Path, before: Outcome) -> Outcome:
-    from arbstr.assembly import read_outcome
+def _await_word(database: Path, before: ReloadOutcome) -> ReloadOutcome:
     from arbstr.store import holder_of
 
     deadline = time.monotonic() + WAIT_S
@@ -56,7 +50,7 @@ def _await_word(database: Path, before: Outcome) -> Outcome:
     raise Refused(f"arbstr has not said what came of it within {WAIT_S:g} s; its log may")
 
 
-def _report(outcome: Outcome) -> int:
+def _report(outcome: ReloadOutcome) -> int:
     if outcome.problems:
         for problem in outcome.problems:
             print(f"Configuration error: {problem}", file=sys.stderr)

@@ -6,6 +6,7 @@ Knows no socket and no database. Money is exact: TOML floats are read as decimal
 from arbstr.config._keys import convention_variable
 from arbstr.config._load import SCHEMA_KEYS, load, load_database, loads, with_listen
 from arbstr.config._mock import mock_config
+from arbstr.config._outcome import ReloadOutcome, outcome_file, read_outcome, write_outcome
 from arbstr.config._problems import ConfigError, Problem
 from arbstr.config._reload import Reloaded, reloaded
 from arbstr.config._sanity import mode_warning, open_mode
@@ -47,6 +48,7 @@ __all__ = [
     "PolicyRule",
     "Problem",
     "ProviderConfig",
+    "ReloadOutcome",
     "Reloaded",
     "RoutingConfig",
     "ServerConfig",
@@ -62,6 +64,9 @@ __all__ = [
     "mock_config",
     "mode_warning",
     "open_mode",
+    "outcome_file",
+    "read_outcome",
     "reloaded",
     "with_listen",
+    "write_outcome",
 ]

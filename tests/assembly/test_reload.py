@@ -10,8 +10,17 @@ import pytest
 from attrs import define, evolve, field
 
 from actors import AskTimeout
-from arbstr.assembly import Reloader, outcome_file, read_outcome
-from arbstr.config import Config, ConfigError, DatabaseConfig, Problem, RoutingConfig, ServerConfig
+from arbstr.assembly import Reloader
+from arbstr.config import (
+    Config,
+    ConfigError,
+    DatabaseConfig,
+    Problem,
+    RoutingConfig,
+    ServerConfig,
+    outcome_file,
+    read_outcome,
+)
 
 
 @define

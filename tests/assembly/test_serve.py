@@ -15,10 +15,10 @@ import trio.testing
 from attrs import evolve
 
 from actors import ActorDeadError
-from arbstr.assembly import Outcome, Reloader, _housekeeping, _serve, serve
+from arbstr.assembly import Reloader, _housekeeping, _serve, serve
 from arbstr.assembly._housekeeping import Keeper
 from arbstr.assembly._serve import _listen_to_signals, _run
-from arbstr.config import Config, DatabaseConfig, ProviderConfig, ServerConfig, VaultConfig
+from arbstr.config import Config, DatabaseConfig, ProviderConfig, ReloadOutcome, ServerConfig, VaultConfig
 from arbstr.edge import Gate
 from arbstr.market import CatalogActor, MarketBoard
 from arbstr.providers import Fleet
@@ -234,10 +234,10 @@ class Unread(Reloader):
         self.asked = 0
         self.heard = trio.Event()
 
-    async def reload(self) -> Outcome:
+    async def reload(self) -> ReloadOutcome:
         self.asked += 1
         self.heard.set()
-        return Outcome(self.asked, 0, 0)
+        return ReloadOutcome(self.asked, 0, 0)
 
 
 async def test_the_configuration_is_read_again_when_told_to(world: World) -> None:

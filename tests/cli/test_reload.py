@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from attrs import asdict
 
-from arbstr.assembly import Outcome, outcome_file
 from arbstr.cli import _reload
+from arbstr.config import ReloadOutcome, outcome_file
 from arbstr.store import Store
 
 CONFIG = "[database]\npath = 'books.db'\n"
@@ -31,7 +31,7 @@ class Running:
     def say(self, **fields: Any) -> None:
         import json
 
-        outcome = Outcome(self.generation, os.getpid(), 0, **fields)
+        outcome = ReloadOutcome(self.generation, os.getpid(), 0, **fields)
         outcome_file(self.path).write_text(json.dumps(asdict(outcome)))
 
     def hear(self, pid: int, number: int) -> None:
