@@ -42,7 +42,7 @@ async def take_plain(endpoint: Endpoint, attempt: Attempt, answer: UpstreamAnswe
 
 def _facts(body: bytes) -> tuple[ChunkFacts, bool]:
     facts = observe_chunk(body)
-    return facts, facts.has_choices or _decoded(body) is not None
+    return facts, (facts.has_choices and not facts.malformed) or _decoded(body) is not None
 
 
 def _embeddings_facts(body: bytes) -> tuple[ChunkFacts, bool]:
