@@ -256,11 +256,10 @@ def _totals(totals: Totals) -> dict[str, object]:
 def _entry(stored: StoredReceipt) -> dict[str, object]:
     """One request in the list. ``provider``, ``error`` and ``stream_duration_ms`` are absent where there is none."""
     row = stored.receipt
-    latency_us = row.duration_us
+    latency_us = row.duration_us if row.latency_us is None else row.latency_us
     timing: dict[str, object] = {}
     if row.stream:
         timing["stream_duration_ms"] = row.duration_us // 1_000
-        latency_us = row.duration_us if stored.first_byte_us is None else stored.first_byte_us
     entry: dict[str, object] = {
         "id": stored.id,
         "request_id": row.request_id,
@@ -287,6 +286,7 @@ def _entry(stored: StoredReceipt) -> dict[str, object]:
             "sats": None if row.prompt_tokens is None else row.cost_msat / MSAT_PER_SAT,
             "msat": row.cost_msat,
             "expected_msat": row.expected_msat,
+            "provider_cost_msat": row.provider_cost_msat,
         },
         "saved": {"msat": row.saved_median_msat, "dearest_msat": row.saved_dearest_msat},
         "timing": {"latency_ms": latency_us // 1_000, **timing},
@@ -295,7 +295,7 @@ def _entry(stored: StoredReceipt) -> dict[str, object]:
         entry["provider"] = row.provider
         entry["upstream_model"] = row.upstream_model
     if row.outcome != "ok":
-        entry["error"] = {"status": row.http_status if row.http_status >= 400 else None, "message": row.error}
+        entry["error"] = {"status": row.error_status, "message": row.error}
     return entry
 
 

@@ -101,7 +101,11 @@ _REQUEST_SCHEMAS: Json = {
         {"model": _NAME, "input": _TEXTS}, examples=[{"model": "gpt-4o-mini", "input": ["hello", "there"]}]
     ),
     "CostRequest": {
-        "anyOf": [_ref("ChatRequest"), _ref("CompletionRequest"), _ref("EmbeddingsRequest")],
+        "anyOf": [
+            _ref("ChatRequest"),
+            {"allOf": [_ref("CompletionRequest"), {"required": ["prompt"]}]},
+            _ref("EmbeddingsRequest"),
+        ],
         "examples": [_HELLO],
     },
 }
@@ -148,7 +152,14 @@ _ENTRY: Json = {
     "tokens": _object(
         {"input": _or_null(_COUNT), "output": _or_null(_COUNT), "cached": _or_null(_COUNT), "estimated": _FLAG}
     ),
-    "cost": _object({"sats": _or_null(_SATS), "msat": _MSAT, "expected_msat": _or_null(_MSAT)}),
+    "cost": _object(
+        {
+            "sats": _or_null(_SATS),
+            "msat": _MSAT,
+            "expected_msat": _or_null(_MSAT),
+            "provider_cost_msat": _or_null(_MSAT),
+        }
+    ),
     "saved": _object({"msat": _or_null(_MSAT), "dearest_msat": _or_null(_MSAT)}),
     "timing": _object({"latency_ms": _COUNT}, {"stream_duration_ms": _COUNT}),
 }
@@ -386,7 +397,7 @@ _OF_MODEL_REQUESTS = [
     _parameter("header", "traceparent", "W3C trace context, passed on"),
 ]
 _OF_THE_LOG = [
-    _parameter("query", "range", "how far back; last_7d", {"type": "string", "enum": list(RANGES)}),
+    _parameter("query", "range", f"how far back: {', '.join(RANGES)}; last_7d. Not looked at beside since"),
     _parameter("query", "since", "in place of range", _TIME),
     _parameter("query", "until", "now", _TIME),
     _parameter("query", "model", "in any case of letters"),
@@ -504,7 +515,7 @@ def _success(route: Route) -> Json:
     if route.page is Page.METRICS:
         content = {"text/plain": {"schema": _TEXT}}
     if route.page in _STREAMS:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {}
     if route.page in _MODEL_CALLS:
         headers = {**headers, **_OF_MODEL_ANSWERS}
     responses: Json = {"200": _response(summary, content, headers)}

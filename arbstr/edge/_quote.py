@@ -20,7 +20,7 @@ def quote_body(call: ModelCall, quote: Quote) -> bytes:
     have what is expected of this request, by which they are ordered, and the most that it can cost there."""
     selection, demand = quote.selection, quote.demand
     best = selection.candidates[0]
-    prompt = max(1, call.messages_text_bytes // BYTES_PER_TOKEN)
+    prompt = max(1, wire.content_bytes(call) // BYTES_PER_TOKEN)
     completion = _completion_tokens(call)
     exact = _exact_msat(best.price, prompt, completion)
     return wire.dumps(

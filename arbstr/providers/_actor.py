@@ -102,6 +102,7 @@ class ProviderActor(TrioActor):
         # id -> when it expires. In this order too, except for some time after the lifetime was made shorter: those that
         # are then behind an older one are only taken back later.
         self._permits: dict[int, float] = {}
+        self._former_key_to = 0  # the last permit with which another key was used
         self._probe_ends_at: float | None = None
         self._expired_permits = 0
         self._unknown_reports = 0
@@ -113,6 +114,7 @@ class ProviderActor(TrioActor):
         self._retired = False
         self._retiring: list[Reply] = []
         self._published = self._view()
+        # Here and not in ``on_start``: whoever has started it finds it at once.
         directory.enlist(self._published, self.actor_ref)
 
     def _adopt(self, config: ProviderConfig) -> None:
@@ -120,10 +122,6 @@ class ProviderActor(TrioActor):
         total_s = config.total_timeout_s
         self._permit_s = PERMIT_LIFETIME_S if total_s is None else total_s + PERMIT_GRACE_S
         self._probe_s = config.connect_timeout_s + config.first_byte_timeout_s
-
-    def on_start(self) -> None:
-        # Again, for the case that this is a restart and the ref of the constructor was not the one that lasts.
-        self._directory.enlist(self._published, self.actor_ref)
 
     def on_stop(self) -> None:
         self._directory.withdraw(self._config.name, self.actor_ref)
@@ -184,6 +182,8 @@ class ProviderActor(TrioActor):
             self._unknown_reports += 1
             return
         outcome = report.outcome
+        if outcome is Outcome.DENIED and report.permit_id <= self._former_key_to:
+            outcome = Outcome.ABANDONED  # it was the former key that was denied
         self._breaker.record(report.permit_id, outcome, now, report.retry_after_s, repeated=report.repeated)
         if outcome is not Outcome.ABANDONED:
             self._count(report, now)
@@ -193,8 +193,9 @@ class ProviderActor(TrioActor):
 
     def _count(self, report: Report, now: float) -> None:
         outcome = report.outcome
-        self._recent.record(now, error=outcome in _ERRORS)
-        if outcome in _ERRORS:
+        error = outcome in _ERRORS
+        self._recent.record(now, error=error)
+        if error:
             self._last_error, self._last_error_at = report.error or outcome.value, now
         elif outcome is Outcome.SUCCESS and report.ttfb_s is not None:
             self._ttfb.record(max(report.ttfb_s, 0.0))
@@ -218,6 +219,7 @@ class ProviderActor(TrioActor):
         )
         if config.api_key != former.api_key:
             self._wrong_checks = 0
+            self._former_key_to = max(self._permits, default=0)
             if self._breaker.opened_by is Outcome.DENIED:
                 self._breaker.end_open_time(now)
         self._plan_check(now)

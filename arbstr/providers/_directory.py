@@ -24,7 +24,7 @@ class Directory:
         self._views: dict[str, ProviderView | None] = dict.fromkeys(order)
         self._refs: dict[str, TrioActorRef[ProviderActor]] = {}
         self._snapshot: tuple[ProviderView, ...] = ()
-        self._waiting: dict[str, tuple[ProviderView, TrioActorRef[ProviderActor]]] = {}  # to be enlisted
+        self._waiting: dict[TrioActorRef[ProviderActor], ProviderView] = {}  # to be enlisted, the last of a name counts
         self._held = False
         self._changed = False  # while held
 
@@ -39,24 +39,22 @@ class Directory:
     def enlist(self, view: ProviderView, ref: TrioActorRef[ProviderActor]) -> None:
         """Add a provider, or replace it: after a restart the same name has a new actor."""
         if self._held:
-            self._waiting[view.name] = (view, ref)
+            self._waiting[ref] = view
         else:
             self._refs[view.name] = ref
             self.publish(view, ref)
 
     def publish(self, view: ProviderView, ref: TrioActorRef[ProviderActor]) -> None:
         """Show another view of a provider, unless ``ref`` is not, or no longer, the one that is enlisted."""
-        name = view.name
-        if name in self._waiting and self._waiting[name][1] is ref:
-            self._waiting[name] = (view, ref)
-        elif self._refs.get(name) is ref:
-            self._views[name] = view
+        if ref in self._waiting:
+            self._waiting[ref] = view
+        elif self._refs.get(view.name) is ref:
+            self._views[view.name] = view
             self._replace()
 
     def withdraw(self, name: str, ref: TrioActorRef[ProviderActor]) -> None:
         """Take a provider out, unless ``ref`` has a successor already. Its place in the order stays."""
-        if name in self._waiting and self._waiting[name][1] is ref:
-            del self._waiting[name]
+        self._waiting.pop(ref, None)
         if self._refs.get(name) is ref:
             del self._refs[name]
             self._views[name] = None
@@ -83,8 +81,8 @@ class Directory:
             yield
         finally:
             self._held = False
-            for name, (view, ref) in self._waiting.items():
-                self._views[name], self._refs[name] = view, ref
+            for ref, view in self._waiting.items():
+                self._views[view.name], self._refs[view.name] = view, ref
             if self._changed or self._waiting:
                 self._waiting.clear()
                 self._replace()

@@ -69,8 +69,9 @@ class Describe:
 class Configure:
     """Run with this from now on. An ask, answered with None when it is applied and published.
 
-    Permits, breaker and statistics stay; a changed key ends the open time of a breaker that a denial has opened. Raises
-    ValueError for the configuration of another provider.
+    Permits, breaker and statistics stay; a changed key ends the open time of a breaker that a denial has opened, and
+    denials of requests that are under way with the former key no longer count. Raises ValueError for the configuration
+    of another provider.
     """
 
     config: ProviderConfig

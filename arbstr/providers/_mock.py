@@ -9,14 +9,16 @@ at once; ``fail``, ``cut`` and ``hang`` are probabilities (0 to 1) of an error a
 that breaks in the middle of the body, and of headers that never come; ``seed`` lets providers draw differently. The
 n-th request draws the same faults in every run.
 
-How long an answer is, the caller says: ``max_tokens`` (or ``max_completion_tokens``) tokens exactly, up to 4096, and 48
-without it. Nothing here opens a socket.
+It answers chat completions, text completions, embeddings and ``GET /models``. How long a completion is, the caller
+says: ``max_tokens`` (or ``max_completion_tokens``) tokens exactly, up to 4096, and 48 without it. Nothing here opens a
+socket.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from math import inf
 from typing import Any, Final, Self
@@ -25,7 +27,17 @@ import httpx
 import trio
 from attrs import field, frozen
 
-from arbstr.providers._mock_answer import MockFrames, Refused, answer_to, dump, error_body, parse_call
+from arbstr.providers._mock_answer import (
+    MockCall,
+    MockFrames,
+    Refused,
+    answer_to,
+    dump,
+    embeddings_body,
+    error_body,
+    parse_call,
+    parse_completion,
+)
 
 _TOKENS_PER_WRITE: Final = 512
 """Of an unpaced stream: about 100 kB, so that a long answer neither needs many writes nor is built whole."""
@@ -97,8 +109,9 @@ _PARAMETERS: Final[dict[str, tuple[str, Callable[[str], float]]]] = {
 
 @frozen
 class _Faults:
-    """What is to go wrong with one request."""
+    """What is to go wrong with one request, the ``number`` th of its provider."""
 
+    number: int
     fail: bool = False
     hang: bool = False
     cut: httpx.TransportError | None = None
@@ -106,14 +119,12 @@ class _Faults:
     @classmethod
     def draw(cls, profile: MockProfile, number: int) -> _Faults:
         if not (profile.fail or profile.cut or profile.hang):
-            return _NO_FAULTS
+            return cls(number)
         # A digest instead of a generator: no state, so requests that overlap cannot change each other's luck.
         digest = blake2b(f"{profile.seed}/{profile.name}/{number}".encode(), digest_size=25).digest()
         fail, cut, hang = (int.from_bytes(digest[at : at + 8], "big") / 2**64 for at in (0, 8, 16))
-        return cls(fail < profile.fail, hang < profile.hang, _broken(digest[24]) if cut < profile.cut else None)
-
-
-_NO_FAULTS: Final = _Faults()
+        broken = _broken(digest[24]) if cut < profile.cut else None
+        return cls(number, fail < profile.fail, hang < profile.hang, broken)
 
 
 def _broken(die: int) -> httpx.TransportError:
@@ -134,40 +145,54 @@ class MockTransport(httpx.AsyncBaseTransport):
         self._models = tuple(models)
         self._wall = wall
         self.requests = 0
-        """Chat requests so far, including those that failed or were cancelled."""
+        """Requests to a model so far, including those that failed or were cancelled."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer ``POST …/chat/completions`` and ``GET …/models``; anything else is 404 or 405."""
+        """Answer ``POST …/{chat/completions,completions,embeddings}`` and ``GET …/models``; else 404 or 405."""
         await trio.lowlevel.checkpoint()
-        route = (request.method, request.url.path.rpartition("/")[2])
+        rest, _, last = request.url.path.rpartition("/")
         try:
-            match route:
+            match request.method, last:
                 case ("POST", "completions"):
-                    return await self._chat(await request.aread())
+                    parse = parse_call if rest.endswith("/chat") else parse_completion
+                    return await self._post(await request.aread(), partial(self._complete, parse))
+                case ("POST", "embeddings"):
+                    return await self._post(await request.aread(), self._embed)
                 case ("GET", "models"):
                     return _whole(200, self._list_of_models())
-                case (_, "completions" | "models"):
+                case (_, "completions" | "embeddings" | "models"):
                     raise Refused(405, f"Not allowed method for {request.url.path}")
             raise Refused(404, f"Invalid URL ({request.method} {request.url.path})")
         except Refused as refused:
             return _whole(refused.status, refused.body)
 
-    async def _chat(self, body: bytes) -> httpx.Response:
+    async def _post(
+        self, body: bytes, answer: Callable[[bytes, float, _Faults], Awaitable[httpx.Response]]
+    ) -> httpx.Response:
+        """What all requests to a model have in common: the wait, and what may go wrong before the answer."""
         profile, began_at = self._profile, trio.current_time() + self._profile.ttft_s
         self.requests += 1
-        number = self.requests
-        faults = _Faults.draw(profile, number)
+        faults = _Faults.draw(profile, self.requests)
         if faults.hang:
             await trio.sleep_forever()
         if profile.ttft_s:
             await trio.sleep_until(began_at)
         if faults.fail:
             return _failure(profile.status)
-        call = parse_call(body, self._models)
+        return await answer(body, began_at, faults)
+
+    async def _embed(self, body: bytes, began_at: float, faults: _Faults) -> httpx.Response:
+        return _whole(200, embeddings_body(body, self._models), faults.cut)
+
+    async def _complete(
+        self, parse: Callable[[bytes, Sequence[str]], MockCall], body: bytes, began_at: float, faults: _Faults
+    ) -> httpx.Response:
+        profile, call = self._profile, parse(body, self._models)
+        kind = "cmpl" if call.as_text else "chatcmpl"
         answer = answer_to(
             call,
             provider=profile.name,
-            id=f"chatcmpl-{profile.name}-{profile.seed}-{number}",
+            id=f"{kind}-{profile.name}-{profile.seed}-{faults.number}",
             created=int(self._wall()),
         )
         if call.stream:

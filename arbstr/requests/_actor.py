@@ -177,8 +177,8 @@ class RequestActor(TrioActor):
 
     # What the life asks of its owner
 
-    def run_beside(self, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
-        return self.spawn(work, name="heartbeat")
+    def run_beside(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.spawn(work, name="heartbeat")
 
     def detach(self) -> bool:
         if self._stay.detached:
@@ -225,7 +225,7 @@ class Requests:
         Raises as the choice of a provider does, and PermissionRefused for a model that is not the caller's to use.
         """
         router = self._context.router
-        demand = router.demand_to_quote(request.call, policy=request.policy)
+        demand = router.demand(request.call, policy=request.policy, complexity=None)
         self._context.limits.check_models(request.caller, (request.call.model, demand.model))
         return Quote(demand, router.quote(demand, self._context.offers()))
 

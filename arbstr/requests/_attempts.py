@@ -45,6 +45,7 @@ _CLIENT_FAULTS = frozenset({400, 413, 422})
 _DENIALS = frozenset({401, 402, 403})
 _PASSING_FAULTS = frozenset({408, 409, 429})
 """And 5xx: the same request may go well at the same provider a little later."""
+_UNREACHED = frozenset({"connect", "connect_timeout"})
 _HARMLESS_FAILURES = frozenset({"connect", "connect_timeout", "reset"})
 """Ways to get no answer, after which the same provider may be asked again. After the others it may have done the work:
 its time was over, or its answer had begun."""
@@ -75,7 +76,8 @@ class _Admission:
 class Attempts(Generic[T]):
     """The attempts of one request. ``take`` makes something of a 2xx, or raises Missed.
 
-    ``over`` says after a failure that nobody else may try: the client has had something, or has left.
+    ``over`` says after a failure that nobody else may try: the client has had something, or has left. ``late`` says of
+    an attempt that was cancelled that it has used up the time of the request: that is the provider's fault.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Attempts(Generic[T]):
         purse: Purse,
         take: Callable[[Attempt, UpstreamAnswer], Awaitable[T]],
         over: Callable[[], bool],
+        late: Callable[[Attempt], bool],
     ) -> None:
         self._context = context
         self._record = record
@@ -92,6 +95,7 @@ class Attempts(Generic[T]):
         self._purse = purse
         self._take = take
         self._over = over
+        self._late = late
         self.under_way: Candidate | None = None
         """Who is at work on the request, as far as we know."""
 
@@ -172,6 +176,8 @@ class Attempts(Generic[T]):
         finally:
             self.under_way = None
             attempt.end()
+            if attempt.outcome is Outcome.ABANDONED and self._late(attempt):
+                attempt.outcome, attempt.error = Outcome.PROVIDER_FAULT, "cut at the deadline of the request"
             repeated = attempt.failed and self._record.has_failed_before(attempt)
             self._give_back(admission.ref, attempt.report(admission.permit.id, repeated=repeated))
 
@@ -217,7 +223,10 @@ class Attempts(Generic[T]):
 
 
 def _without_answer(attempt: Attempt, failure: UpstreamFailure) -> Missed:
-    message = f"Provider error: {attempt.candidate.provider}: {failure.detail}"
+    provider = attempt.candidate.provider
+    message = f"Provider error: {provider}: {failure.detail}"
+    if failure.kind in _UNREACHED:
+        message = f"Provider error: Failed to reach provider {provider}: {failure.detail}"
     error: ArbstrError = ProviderFailed(message)
     if failure.kind in ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout"):
         error = DeadlineExceeded(message, reason="provider_timeout")

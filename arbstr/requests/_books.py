@@ -135,4 +135,4 @@ class Books:
             prompt = min(prompt, self._demand.prompt_tokens_bound)
         if self.limit is not None:
             completion = min(completion, self.limit)
-        return Usage(prompt, completion, min(claimed.cached_tokens, prompt))
+        return Usage(prompt, completion, min(claimed.cached_tokens, prompt), claimed.reported_cost_msat)

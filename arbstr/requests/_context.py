@@ -11,7 +11,7 @@ from arbstr.accounts import Accounts
 from arbstr.providers import Directory, ProviderView, Upstream
 from arbstr.requests._interface import ModelRequest
 from arbstr.requests._limits import Limits
-from arbstr.routing import Offer, Router
+from arbstr.routing import Offer, Offers, Router
 from arbstr.store import ReceiptRow, Store
 
 
@@ -51,18 +51,18 @@ class RequestContext:
     """The process is shutting down: a request that is cancelled now was cancelled by us."""
     _rotation: int = 0
     _offered: tuple[ProviderView, ...] = ()
-    _offers: tuple[Offer, ...] = field(default=())
+    _offers: Offers = field(factory=lambda: Offers.of(()))
     _drained: frozenset[str] = frozenset()
 
     def upstream(self, name: str) -> Upstream:
         """Raises KeyError when the provider has gone."""
         return self.fleet.upstream(name)
 
-    def offers(self) -> tuple[Offer, ...]:
+    def offers(self) -> Offers:
         """The directory as routing reads it; made anew only when a provider has published a change."""
         snapshot = self.directory.snapshot
         if snapshot is not self._offered:
-            self._offers = tuple([_offer(view) for view in snapshot])
+            self._offers = Offers.of([_offer(view) for view in snapshot])
             self._drained = frozenset([view.name for view in snapshot if _is_drained(view)])
             self._offered = snapshot
         return self._offers

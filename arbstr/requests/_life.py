@@ -48,7 +48,7 @@ class Intake:
 class Owner(Protocol):
     """Who runs the life."""
 
-    def run_beside(self, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
+    def run_beside(self, work: Callable[[], Awaitable[None]]) -> None:
         """Start a task that ends with the request at the latest."""
         ...
 
@@ -87,8 +87,7 @@ class RequestLife:
             heartbeat_s=context.heartbeat_s if request.call.stream else 0.0,
             lost=owner.client_lost,
         )
-        self._attempts = Attempts(context, self._record, purse, self._taker(), self._is_over)
-        self._heart: trio.CancelScope | None = None
+        self._attempts = Attempts(context, self._record, purse, self._taker(), self._is_over, self._is_late)
 
     def _taker(self) -> Callable[[Attempt, UpstreamAnswer], Awaitable[Whole | None]]:
         if not self._request.call.stream:
@@ -138,8 +137,6 @@ class RequestLife:
         if not self._owner.detach():
             return False
         self._outlet.cut()
-        if self._heart is not None:
-            self._heart.cancel()
         return True
 
     async def complete(self, candidate: Candidate, claimed: Usage, *, estimated: bool) -> None:
@@ -161,7 +158,7 @@ class RequestLife:
             self._intake.demand, context.offers(), now=trio.current_time(), rotation=context.next_rotation()
         )
         if self._outlet.beats:
-            self._heart = self._owner.run_beside(self._outlet.keep_warm)
+            self._owner.run_beside(self._outlet.keep_warm)
         plan = Plan(
             len(selection.candidates),
             retries=router.routing.retries,
@@ -177,6 +174,11 @@ class RequestLife:
 
     def _is_over(self) -> bool:
         return self._outlet.committed or self._outlet.gone
+
+    def _is_late(self, attempt: Attempt) -> bool:
+        """The time is over, and this attempt had most of it: one that began late is not to blame."""
+        most_ns = self._intake.router.routing.deadline_s * 1e9 / 2
+        return self._in_time.cancel_called and attempt.duration_ns() >= most_ns
 
     def _too_late(self) -> DeadlineExceeded:
         deadline_s = self._intake.router.routing.deadline_s

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from arbstr.errors import ProviderFailed
 from arbstr.providers import Outcome, UpstreamAnswer
 from arbstr.requests._attempts import Missed
 from arbstr.requests._record import Attempt
 from arbstr.routing import Candidate
-from arbstr.wire import MAX_TOKEN_COUNT, ChunkFacts, Endpoint, Usage, observe_chunk
+from arbstr.wire import ChunkFacts, Endpoint, Usage, observe_chunk
 
 MAX_ANSWER_BYTES = 64 << 20
 
@@ -31,32 +31,26 @@ async def take_plain(endpoint: Endpoint, attempt: Attempt, answer: UpstreamAnswe
     attempt.first_byte()
     provider = attempt.candidate.provider
     body = await answer.read(MAX_ANSWER_BYTES)
-    facts, is_json = _embeddings_facts(body) if endpoint is Endpoint.EMBEDDINGS else _facts(body)
+    facts, is_json = _facts(endpoint, body)
     if not is_json:  # an empty body is not JSON either
-        raise Missed("not JSON", ProviderFailed(f"Provider error: {provider}: bad JSON"))
+        raise Missed(
+            "not JSON", ProviderFailed(f"Provider error: {provider}: Failed to parse response: it is not JSON")
+        )
     if facts.error and not facts.has_choices:
         raise Missed("error in a 200", ProviderFailed(f"Provider error: {provider} answered with an error"))
     attempt.outcome = Outcome.SUCCESS
     return Whole(attempt.candidate, body, facts.usage, facts.content_bytes)
 
 
-def _facts(body: bytes) -> tuple[ChunkFacts, bool]:
+def _facts(endpoint: Endpoint, body: bytes) -> tuple[ChunkFacts, bool]:
+    """What the answer says, and whether it is JSON at all. ``data`` of embeddings is what choices are elsewhere."""
     facts = observe_chunk(body)
-    return facts, (facts.has_choices and not facts.malformed) or _decoded(body) is not None
-
-
-def _embeddings_facts(body: bytes) -> tuple[ChunkFacts, bool]:
-    """Of a list of embeddings: its ``data`` is what choices are elsewhere, and only the prompt is counted."""
+    if facts.has_choices and not facts.malformed:
+        return facts, True
     decoded = _decoded(body)
-    if decoded is None:
-        return ChunkFacts(malformed=True), False
-    answer = decoded[0]
-    if not isinstance(answer, dict):
-        return ChunkFacts(), True
-    usage = answer.get("usage")
-    prompt = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    counted = Usage(prompt, 0) if type(prompt) is int and 0 < prompt <= MAX_TOKEN_COUNT else None
-    return ChunkFacts(counted, has_choices=bool(answer.get("data")), error=answer.get("error") is not None), True
+    if endpoint is Endpoint.EMBEDDINGS and decoded is not None and isinstance(decoded[0], dict):
+        facts = evolve(facts, has_choices=bool(decoded[0].get("data")))
+    return facts, decoded is not None
 
 
 def _decoded(body: bytes) -> tuple[object] | None:

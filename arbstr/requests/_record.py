@@ -153,7 +153,21 @@ class Record:
             policy_header=request.policy,
             cached_tokens=consumed.usage.cached_tokens if consumed else None,
             upstream_model=winner.upstream_model or None if winner else None,
+            latency_us=self._latency_us(),
+            error_status=self._error_status(http_status) if outcome == "failed" else None,
+            provider_cost_msat=consumed.usage.reported_cost_msat if consumed else None,
         )
+
+    def _latency_us(self) -> int | None:
+        """Of a stream until its provider began; None: as long as the whole took."""
+        last = self.attempts[-1] if self.attempts and self.request.call.stream else None
+        return None if last is None or last.ttfb_ns is None else (last.begun - self.begun + last.ttfb_ns) // 1_000
+
+    def _error_status(self, http_status: int) -> int:
+        last = self.attempts[-1] if self.attempts else None
+        if last is None or not last.failed or last.http_status is None or last.http_status < 300:
+            return http_status
+        return last.http_status
 
 
 def _selection_json(selection: Selection) -> str:

@@ -106,9 +106,9 @@ class Streaming:
             await self._write(candidate.provider, passing)
 
     async def _write(self, provider: str, data: bytes) -> None:
+        self._course.begun()
         if self._outlet.gone:  # from here on it is read for the books alone
             return
-        self._course.begun()
         try:
             await self._outlet.write(data, provider)
         except ClientGone:

@@ -9,10 +9,9 @@ from attrs import Factory, evolve, field, frozen
 from arbstr.config import PoliciesConfig, RoutingConfig, Tier
 from arbstr.routing._complexity import Scorer, tier_said
 from arbstr.routing._demand import Demand, demand_of, rule_for
-from arbstr.routing._estimate import EXPECTED_COMPLETION_TOKENS, Estimator, FixedEstimate
+from arbstr.routing._estimate import Estimator, FixedEstimate
 from arbstr.routing._offers import Offer, Offers
 from arbstr.routing._select import Selection, select
-from arbstr.routing._tokens import BYTES_PER_TOKEN, IMAGE_TOKENS
 from arbstr.wire import Endpoint, ModelCall, Usage
 
 
@@ -62,23 +61,6 @@ class Router:
         """Who may answer it, in order. Raises InvalidRequest and NoProviderAvailable, as ``select`` does."""
         return select(
             demand, offers, now=now, rotation=rotation, default=self.policies.default, estimator=self.estimator
-        )
-
-    def demand_to_quote(self, call: ModelCall, *, policy: str | None) -> Demand:
-        """What ``/v1/cost`` counts, whatever has been learned (contract 4.7): a quarter of the prompt's bytes, rounded
-        down, at least 1, and for each choice as many completion tokens as the caller allows, else 256."""
-        completion = call.n * (EXPECTED_COMPLETION_TOKENS if call.max_tokens is None else call.max_tokens)
-        demand = demand_of(
-            call,
-            default_reserve_tokens=self.default_reserve_tokens,
-            model=self._model(call),
-            policy_header=policy,
-            policy=rule_for(self.policies.rules, policy, call.last_user_text),
-        )
-        return evolve(
-            demand,
-            prompt_tokens=max(1, call.messages_text_bytes // BYTES_PER_TOKEN + IMAGE_TOKENS * call.images),
-            completion_tokens=0 if call.endpoint is Endpoint.EMBEDDINGS else completion,
         )
 
     def quote(self, demand: Demand, offers: Sequence[Offer] | Offers) -> Selection:

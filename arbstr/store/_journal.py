@@ -42,7 +42,8 @@ _HOLD_COLUMNS = (
 RECEIPT_COLUMNS = (
     "request_id, agent_id, correlation_id, hold_id, started_ns, duration_us, model, provider, policy, stream, outcome, "
     "http_status, error, prompt_tokens, completion_tokens, estimated, expected_msat, cost_msat, saved_median_msat, "
-    "saved_dearest_msat, selection, endpoint, tier, complexity_score, policy_header, cached_tokens, upstream_model"
+    "saved_dearest_msat, selection, endpoint, tier, complexity_score, policy_header, cached_tokens, upstream_model, "
+    "latency_us, error_status, provider_cost_msat"
 )
 ATTEMPT_COLUMNS = "request_id, position, provider, started_ns, duration_us, ttfb_us, http_status, outcome, error"
 
@@ -240,6 +241,9 @@ class Journal:
                     receipt.policy_header,
                     receipt.cached_tokens,
                     receipt.upstream_model,
+                    receipt.latency_us,
+                    receipt.error_status,
+                    receipt.provider_cost_msat,
                 ),
             )
         except sqlite3.IntegrityError:

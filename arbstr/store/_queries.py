@@ -26,7 +26,11 @@ MAX_PAGE = 1_000
 MAX_GROUPS = 1_000
 MAX_NAMES = 1_000
 
-_SORTS: dict[Sort, str] = {"timestamp": "started_ns", "cost": "cost_msat", "latency": "duration_us"}
+_SORTS: dict[Sort, str] = {
+    "timestamp": "started_ns",
+    "cost": "cost_msat",
+    "latency": "coalesce(latency_us, duration_us)",
+}
 _GROUPS: dict[GroupBy, str] = {
     "model": "model",
     "tier": "tier",
@@ -90,7 +94,7 @@ class Totals:
     saved_median_msat: int = 0
     """What the same tokens would have cost more at the median of the candidates."""
     saved_dearest_msat: int = 0
-    duration_us: int = 0
+    latency_us: int = 0
 
     @property
     def error(self) -> int:
@@ -98,8 +102,8 @@ class Totals:
 
     @property
     def average_latency_ms(self) -> float:
-        """From arrival to end, of all; 0.0 when there is none."""
-        return self.duration_us / self.total / 1_000 if self.total else 0.0
+        """From arrival to end, of streams to their beginning; 0.0 when there is none."""
+        return self.latency_us / self.total / 1_000 if self.total else 0.0
 
 
 @frozen
@@ -257,7 +261,7 @@ _SUMS = (
     "cached_tokens",
     "saved_median_msat",
     "saved_dearest_msat",
-    "duration_us",
+    "coalesce(latency_us, duration_us)",
 )
 _HALF = 31
 # SQLite refuses a sum that outgrows 64 bits, and one absurd token count would do: both halves are added up alone.

@@ -180,6 +180,12 @@ class ReceiptRow:
     """Of the prompt tokens."""
     upstream_model: str | None = None
     """The provider's own name of the model."""
+    latency_us: int | None = None
+    """Of a stream until it began, of a plain answer the whole; None: as ``duration_us``."""
+    error_status: int | None = None
+    """Of a request that failed: the provider's status where it was the provider that failed, else ours."""
+    provider_cost_msat: int | None = None
+    """What the provider says it cost; nothing is paid by it."""
 
 
 @frozen

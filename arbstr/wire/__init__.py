@@ -4,7 +4,7 @@ Bytes go in, values come out, and the other way round. Nothing here waits, reads
 """
 
 from arbstr.wire._call import BYTES_PER_TOKEN_ID, MAX_TOKEN_COUNT, Endpoint, ModelCall
-from arbstr.wire._chat import parse_chat
+from arbstr.wire._chat import content_bytes, parse_chat
 from arbstr.wire._errors import error_body, error_event
 from arbstr.wire._json import dumps, with_member
 from arbstr.wire._models import ModelEntry, ModelOffer, exact_text, model_body, models_body, pricing
@@ -25,6 +25,7 @@ __all__ = [
     "SSEEvent",
     "SSEReader",
     "Usage",
+    "content_bytes",
     "dumps",
     "error_body",
     "error_event",

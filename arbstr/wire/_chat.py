@@ -10,6 +10,7 @@ from arbstr.wire._call import (
     MAX_CHOICES,
     MAX_TOKEN_COUNT,
     Body,
+    Endpoint,
     ModelCall,
     count_of,
     flag_of,
@@ -85,6 +86,21 @@ def parse_chat(body: bytes) -> ModelCall:
         body,
         texts=tuple([_first_text(message.get("content")) for message in prompt.of]),
         places=(read.model_place(), usage_splice),
+    )
+
+
+def content_bytes(call: ModelCall) -> int:
+    """Length of the contents as the predecessor counts it for a quote (contract section 11.3): text by its UTF-8 bytes,
+    a list of parts by its compact JSON text, nothing else. Of anything but a chat, its text."""
+    if call.endpoint is not Endpoint.CHAT:
+        return call.messages_text_bytes
+    contents = [message.get("content") for message in json.loads(call.body)["messages"]]
+    return sum(
+        utf8_len(
+            content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        )
+        for content in contents
+        if isinstance(content, str | list)
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TypeGuard
 
-from attrs import frozen
+from attrs import field, frozen
 
 from arbstr.wire._call import MAX_TOKEN_COUNT
 from arbstr.wire._json import (
@@ -30,6 +30,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reported_cost_msat: int | None = field(default=None, eq=False)
+    """What the provider says the request cost (``usage.total_cost``, in sats). For the record only."""
 
 
 @frozen
@@ -45,6 +47,7 @@ class ChunkFacts:
     """It has a usage, whether or not that can be counted."""
 
 
+_MOST_SATS = 21e14
 _NOTHING = ChunkFacts()
 _MALFORMED = ChunkFacts(malformed=True)
 
@@ -71,7 +74,14 @@ def usage_of(obj: Mapping[str, object]) -> Usage | None:
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(prompt, completion, min(cached, prompt) if _is_count(cached) else 0)
+    return Usage(prompt, completion, min(cached, prompt) if _is_count(cached) else 0, _msat(usage.get("total_cost")))
+
+
+def _msat(sats: object) -> int | None:
+    """A number of sats that somebody claims, as msat; None for what is no amount."""
+    if isinstance(sats, bool) or not isinstance(sats, int | float) or not 0 <= sats <= _MOST_SATS:
+        return None
+    return round(sats * 1_000)
 
 
 def observe_chunk(data: bytes) -> ChunkFacts:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+
+from arbstr.edge import ROUTES
+from arbstr.edge._analytics import REQUESTS_PARAMETERS, STATS_PARAMETERS
+from arbstr.edge._openapi import document
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = (ROOT / "docs" / "api.md").read_text()
@@ -31,7 +36,34 @@ def test_every_header_of_ours_is_in_the_manual() -> None:
     assert set(re.findall(r"`(x-arbstr-[a-z-]+)[`:]", MANUAL)) <= sent
 
 
-def test_every_path_is_in_the_manual() -> None:
-    routes = set(re.findall(r'^\s+"(/[a-z0-9/]+)": ', (ROOT / "arbstr/edge/_app.py").read_text(), re.MULTILINE))
-    routes |= set(re.findall(r'"(/health|/ready)"', SOURCE))
-    assert routes == set(re.findall(r"^\| `(?:GET|POST)` \| `([^`]+)`", MANUAL, re.MULTILINE))
+def rows_below(heading: str) -> list[list[str]]:
+    """The cells of the first table after these words, without its head."""
+    table = re.search(r"(?:^\|.*\n)+", MANUAL[MANUAL.index(heading) :], re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
+
+
+def test_every_route_is_in_the_manual_with_its_method_and_no_other() -> None:
+    documented = re.findall(r"^\| `(GET|POST)` \| `([^`]+)`", MANUAL, re.MULTILINE)
+    assert documented == [(route.methods[0], route.path) for route in ROUTES]
+
+
+def test_who_sees_what_is_in_the_manual_as_it_is() -> None:
+    roles = ("anonymous", "client", "agent", "admin")
+    said = {path: row[1:] for row in rows_below("Who sees what") for path in re.findall(r"`(/[^`]+)`", row[0])}
+    for route in ROUTES:
+        for role, words in zip(roles, said.get(route.path, ["yes"] * 4), strict=True):
+            allowed = route.roles is None or role in route.roles
+            assert words.startswith("no,") is not allowed, (route.path, role)
+        if route.path in said and route.roles is None:
+            assert said[route.path] == ["yes"] * 4
+
+
+def test_every_parameter_of_a_query_is_in_the_manual_and_no_other() -> None:
+    said = {name for row in rows_below("| Parameter | Of |") for name in re.findall(r"`([a-z_]+)`", row[0])}
+    assert said == {*STATS_PARAMETERS, *REQUESTS_PARAMETERS}
+
+
+def test_every_header_of_the_openapi_document_is_in_the_manual() -> None:
+    named = set(re.findall(r'"(x-(?:arbstr|ratelimit)-[a-z-]+|retry-after)"', json.dumps(document())))
+    assert named <= set(re.findall(r"`([a-z-]+)(?:: [^`]*)?`", MANUAL))

@@ -91,6 +91,7 @@ def four():
             age_ns=400 * SECOND_NS,
             outcome="failed",
             http_status=502,
+            error_status=502,
             error="Provider error: cheap broke",
             prompt_tokens=None,
             completion_tokens=None,
@@ -240,7 +241,8 @@ async def test_a_request_that_nobody_was_asked_for_has_no_provider(log):
 async def test_a_stream_tells_when_it_began_and_how_long_it_took(log):
     started_ns = time.time_ns() - SECOND_NS
     attempt = AttemptRow("cheap", started_ns + 1_000_000, 8_000_000, 70_000, 200, "success")
-    log.add(receipt("r", stream=True, duration_us=9_000_000, started_ns=started_ns, attempts=(attempt,)))
+    times = {"duration_us": 9_000_000, "latency_us": 71_000, "started_ns": started_ns}
+    log.add(receipt("r", stream=True, **times, attempts=(attempt,)))
     [found] = (await log.get("/v1/requests"))["data"]
     assert found["timing"] == {"latency_ms": 71, "stream_duration_ms": 9_000}
 

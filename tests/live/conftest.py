@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.program import Household, Program, RecordingServer, serving
+from tests.live.scripted import ScriptedServer
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,27 @@ def upstream() -> Iterator[RecordingServer]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def proxied(scripted: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The program in front of the scripted provider, with an agent that can pay; its ``token`` is the agent's."""
+    household = Household(tmp_path_factory.mktemp("proxied"))
+    household.write_config(scripted.provider(), server='admin_token = "boss"')
+    token = household.add_agent("rich", "100000000")
+    with household.serve() as program:
+        program.token = token
+        yield program
+        assert program.stop() == 0
+    assert household.check().open_holds == 0

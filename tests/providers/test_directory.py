@@ -121,6 +121,16 @@ def test_keeps_the_former_actor_until_the_end_when_it_is_replaced_in_one_change(
     assert directory.snapshot[0].in_flight == 1
 
 
+def test_keeps_the_successor_when_the_former_actor_comes_back_and_leaves_in_one_change() -> None:
+    directory, former, successor = Directory(), a_ref(), a_ref()
+    with directory.one_change():
+        directory.enlist(view("a"), successor)
+        directory.enlist(view("a"), former)
+        directory.withdraw("a", former)
+    assert directory.ref("a") is successor
+    assert names(directory) == ["a"]
+
+
 def test_never_shows_a_newcomer_when_it_leaves_within_the_change() -> None:
     directory, ref = Directory(), a_ref()
     with directory.one_change():

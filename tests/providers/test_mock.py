@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 import trio
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from arbstr.config import mock_config
@@ -208,6 +212,167 @@ async def test_lists_its_models_when_asked() -> None:
     assert [(model["id"], model["object"]) for model in listed["data"]] == [("a", "model"), ("b", "model")]
 
 
+# -- text completions
+
+
+async def completion(transport: MockTransport, path: str = "/completions", **fields: Any) -> httpx.Response:
+    body = {"model": "m", "prompt": "Once upon a time", **fields}
+    return await transport.handle_async_request(
+        httpx.Request("POST", f"http://mock.invalid/v1{path}", content=json.dumps(body).encode())
+    )
+
+
+async def completed(transport: MockTransport, **fields: Any) -> dict[str, Any]:
+    body = await (await completion(transport, **fields)).aread()
+    Completion.model_validate_json(body, strict=True)
+    return json.loads(body)
+
+
+async def test_completes_a_text_when_asked_for_that() -> None:
+    answer = await completed(MockTransport("mock://tester", wall=lambda: 1_700_000_000.5), max_tokens=12)
+    [choice] = answer["choices"]
+    assert choice["text"] == "Mock answer of tester. You said: Once upon a time … Nothing"
+    assert (choice["finish_reason"], choice["index"]) == ("length", 0)
+    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 12, "total_tokens": 16}
+    assert (answer["object"], answer["created"], answer["id"]) == (
+        "text_completion",
+        1_700_000_000,
+        "cmpl-tester-0-1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "choices", "prompt_tokens"),
+    [
+        ("12345", 3, 3, 2),
+        (["1234", "12345678"], 1, 2, 3),
+        (["1234", "1234"], 2, 4, 2),
+        ([1, 2, 3], 1, 1, 3),
+        ([[1, 2, 3], [4]], 1, 2, 4),
+        (["1234", [7]], 1, 2, 2),
+        ("", 1, 1, 1),
+    ],
+)
+async def test_completes_every_prompt_as_often_as_asked(prompt: Any, n: int, choices: int, prompt_tokens: int) -> None:
+    answer = await completed(MockTransport("mock://tester"), prompt=prompt, n=n, max_tokens=5)
+    assert [choice["index"] for choice in answer["choices"]] == list(range(choices))
+    assert answer["usage"]["prompt_tokens"] == prompt_tokens
+    assert answer["usage"]["completion_tokens"] == 5 * choices
+
+
+async def test_streams_a_text_when_asked_to() -> None:
+    transport = MockTransport("mock://tester")
+    options = {"stream_options": {"include_usage": True}}
+    response = await completion(transport, stream=True, n=2, max_tokens=7, **options)
+    assert response.headers["content-type"] == "text/event-stream"
+    *events, done, rest = (await response.aread()).split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events]
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert chunks[-1]["usage"] == {"prompt_tokens": 4, "completion_tokens": 14, "total_tokens": 18}
+    whole = await completed(transport, n=2, max_tokens=7)
+    for index in range(2):
+        said = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+        assert "".join(choice["text"] for choice in said) == whole["choices"][index]["text"]
+        assert [choice["finish_reason"] for choice in said] == [None] * 7 + ["length"]
+
+
+async def test_paces_and_breaks_a_text_like_a_chat_when_told_to(autojump_clock: trio.testing.MockClock) -> None:
+    await completed(MockTransport("mock://t?ttft_ms=500&tokens_per_s=10"), max_tokens=20)
+    assert trio.current_time() == pytest.approx(2.5)
+    response = await completion(MockTransport("mock://t?cut=1"), stream=True, max_tokens=10)
+    pieces: list[bytes] = []
+    with pytest.raises(httpx.TransportError):
+        await collect(response.stream, pieces)
+    assert b"".join(pieces).count(b"data: ") == 5
+    assert (await completion(MockTransport("mock://t?fail=1&status=500"))).status_code == 500
+
+
+# -- embeddings
+
+
+async def embedding(transport: MockTransport, **fields: Any) -> httpx.Response:
+    return await completion(transport, "/embeddings", **{"input": "12345", **fields})
+
+
+async def embedded(**fields: Any) -> dict[str, Any]:
+    body = await (await embedding(MockTransport("mock://tester"), **fields)).aread()
+    if fields.get("encoding_format") != "base64":
+        CreateEmbeddingResponse.model_validate_json(body, strict=True)
+    return json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("value", "vectors", "tokens"),
+    [
+        ("12345", 1, 2),
+        (["1234", "é"], 2, 2),
+        ([1, 2, 3], 1, 3),
+        ([[1, 2, 3], [4]], 2, 4),
+        (["1234"] * 2_048, 2_048, 2_048),
+    ],
+)
+async def test_embeds_every_input_as_a_vector_of_length_one(value: Any, vectors: int, tokens: int) -> None:
+    answer = await embedded(input=value)
+    assert [each["index"] for each in answer["data"]] == list(range(vectors))
+    for each in answer["data"]:
+        assert len(each["embedding"]) == 8
+        assert math.hypot(*each["embedding"]) == pytest.approx(1)
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    assert answer["model"] == "m"
+
+
+async def test_embeds_the_same_alike_and_the_different_differently() -> None:
+    first, again, other = (await embedded(input=["cat", "cat", "dog"]))["data"]
+    assert first["embedding"] == again["embedding"] == (await embedded(input="cat"))["data"][0]["embedding"]
+    assert first["embedding"] != other["embedding"]
+    assert first["embedding"] != (await embedded(input="cat", model="n"))["data"][0]["embedding"]
+
+
+async def test_embeds_with_as_many_numbers_as_asked_and_as_base64_when_asked() -> None:
+    numbers = (await embedded(dimensions=20))["data"][0]["embedding"]
+    packed = (await embedded(dimensions=20, encoding_format="base64"))["data"][0]["embedding"]
+    assert len(numbers) == 20
+    assert struct.unpack("<20f", b64decode(packed)) == pytest.approx(numbers, rel=1e-6)
+
+
+async def test_waits_and_fails_with_embeddings_like_with_all_else(autojump_clock: trio.testing.MockClock) -> None:
+    assert (await embedding(MockTransport("mock://t?ttft_ms=500"))).status_code == 200
+    assert trio.current_time() == pytest.approx(0.5)
+    assert (await embedding(MockTransport("mock://t?fail=1"))).status_code == 503
+    with pytest.raises(httpx.TransportError):
+        await (await embedding(MockTransport("mock://t?cut=1"))).aread()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "param"),
+    [
+        ("/completions", {"model": "other"}, 404, "model"),
+        ("/completions", {"prompt": None}, 400, "prompt"),
+        ("/completions", {"prompt": []}, 400, "prompt"),
+        ("/completions", {"prompt": [[]]}, 400, "prompt"),
+        ("/completions", {"prompt": [1, "a"]}, 400, "prompt"),
+        ("/completions", {"prompt": [True]}, 400, "prompt"),
+        ("/completions", {"prompt": ["a"] * 9, "n": 16}, 400, "prompt"),
+        ("/completions", {"max_tokens": -1}, 400, "max_tokens"),
+        ("/embeddings", {"model": None}, 400, "model"),
+        ("/embeddings", {"input": ""}, 400, "input"),
+        ("/embeddings", {"input": ["a", ""]}, 400, "input"),
+        ("/embeddings", {"input": {"text": "a"}}, 400, "input"),
+        ("/embeddings", {"input": [-1]}, 400, "input"),
+        ("/embeddings", {"input": ["a"] * 2_049}, 400, "input"),
+        ("/embeddings", {"input": "a", "dimensions": 0}, 400, "dimensions"),
+        ("/embeddings", {"input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
+    ],
+)
+async def test_rejects_what_is_no_chat_when_it_is_wrong(
+    path: str, fields: dict[str, Any], status: int, param: str
+) -> None:
+    response = await completion(MockTransport("mock://tester", models=("m",)), path, **fields)
+    error = json.loads(await response.aread())["error"]
+    assert (response.status_code, error["param"]) == (status, param)
+
+
 # -- refusals
 
 
@@ -238,7 +403,15 @@ async def test_rejects_a_body_when_it_is_not_a_json_object(body: bytes) -> None:
     assert response.status_code == 400
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/chat/completions", 405), ("POST", "/audio", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/chat/completions", 405),
+        ("GET", "/embeddings", 405),
+        ("POST", "/models", 405),
+        ("POST", "/audio", 404),
+    ],
+)
 async def test_rejects_a_path_when_it_does_not_serve_it(method: str, path: str, status: int) -> None:
     response = await MockTransport("mock://t").handle_async_request(httpx.Request(method, f"http://x{path}"))
     assert response.status_code == status

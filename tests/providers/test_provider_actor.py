@@ -382,6 +382,18 @@ async def test_is_probed_at_once_when_the_key_was_changed_and_the_former_was_den
     assert isinstance(answer, Permit) == probed
 
 
+async def test_is_not_left_alone_when_it_was_the_former_key_that_was_denied(start: Any, autojump_clock: Any) -> None:
+    rig = start(api_key=Secret("old-key-0123"), max_concurrent=9)
+    before = [await rig.permit(), await rig.permit()]
+    await rig.configure(api_key=Secret("new-key-0123"))
+    await rig.report(before.pop(), DENIED)
+    assert (rig.shown.breaker_state, rig.shown.failure_count) == ("closed", 0)
+    await rig.report(before.pop(), FAULT)
+    assert rig.shown.failure_count == 1
+    await rig.report(await rig.permit(), DENIED)
+    assert rig.shown.breaker_state == "open"
+
+
 async def test_refuses_a_configuration_when_it_is_another_providers(start: Any, autojump_clock: Any) -> None:
     rig = start(models=("m",))
     with pytest.raises(ValueError, match="'beta'"):

@@ -60,7 +60,8 @@ def completion(text: str = "hello there", used: dict[str, int] | None = None) ->
 
 
 class Body(httpx.AsyncByteStream):
-    """Gives the parts: bytes; an exception is raised, an Event awaited, ``...`` never comes, a callable is called."""
+    """Gives the parts: bytes; an exception is raised, an Event awaited, a float slept, ``...`` never comes, and what
+    else there is is called."""
 
     def __init__(self, parts: Iterable[Any]) -> None:
         self._parts = iter(parts)
@@ -78,6 +79,8 @@ class Body(httpx.AsyncByteStream):
                 raise part
             if isinstance(part, trio.Event):
                 await part.wait()
+            elif isinstance(part, float):
+                await trio.sleep(part)
             elif part is ...:
                 await trio.sleep_forever()
             else:

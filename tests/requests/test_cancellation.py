@@ -76,7 +76,20 @@ async def broken(world: World) -> tuple[ModelRequest, Client]:
     return world.request(stream=True), Client()
 
 
-SCENES = [plain, stream, failover, refused, leaving, broken]
+async def retrying(world: World) -> tuple[ModelRequest, Client]:
+    world.configure(retries=1, backoff_s=0.001)
+    world.transports["a"].answers = [Answer([b"no"], 503), says("x", usage(10, 20))]
+    world.transports["b"].answers = [Answer([b"no"], 500)]
+    return world.request(), Client()
+
+
+async def warm(world: World) -> tuple[ModelRequest, Client]:
+    world.context.heartbeat_s = 0.001
+    world.transports["a"].answers = [streams(0.003, piece("one"), 0.003, BIG, DONE)]
+    return world.request(stream=True), Client()
+
+
+SCENES = [plain, stream, failover, refused, leaving, broken, retrying, warm]
 
 
 def market(world: World) -> None:
@@ -111,6 +124,30 @@ async def test_the_books_are_closed_when_the_client_leaves_at_any_step(world: Wo
     else:
         pytest.fail("it takes more steps than expected")
     assert outcomes["client_disconnected"] > 5
+
+
+@pytest.mark.parametrize("scene", [plain, stream, failover, leaving, broken, retrying, warm])
+async def test_the_books_are_closed_when_the_client_leaves_a_provider_that_drains_at_any_step(
+    world: World, scene: Any
+) -> None:
+    world.provider("a", says(), breaker_failures=1_000, on_disconnect="drain")
+    world.provider("b", says(), price=DEAR, breaker_failures=1_000, on_disconnect="drain")
+    outcomes: dict[str, int] = {}
+    read_on = 0
+    for step in range(LAST_STEP):
+        request, client = await scene(world)
+        with trio.CancelScope() as scope, At(step, scope.cancel) as instrument, trio.fail_after(15):
+            await world.requests.answer(request, client)
+        read_on += world.requests.in_flight
+        await world.until(lambda: world.requests.in_flight == 0)
+        receipt = await check(world, request, client)
+        outcomes[receipt["outcome"]] = outcomes.get(receipt["outcome"], 0) + 1
+        if not instrument.acted:
+            break
+    else:
+        pytest.fail("it takes more steps than expected")
+    assert outcomes["client_disconnected"] > 5
+    assert read_on > 2
 
 
 class TestSmallBudget:

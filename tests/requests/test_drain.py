@@ -216,6 +216,14 @@ async def test_nothing_is_read_on_when_the_program_is_stopping(world: World, beg
     await world.check_closed(spent=CHEAP.cost_msat(10, 1))
 
 
+async def test_nothing_is_read_on_when_a_write_finds_the_client_gone_and_the_program_is_stopping(world: World) -> None:
+    world.provider("a", streams(piece("x"), piece("y"), ...), on_disconnect="drain")
+    world.context.stopping = True
+    await world.stream(Client(leaves_after=1))
+    assert (await world.receipt())["outcome"] == "client_disconnected"
+    await world.check_closed(spent=CHEAP.cost_msat(10, 2))
+
+
 async def test_a_write_that_waits_for_the_client_gives_way_when_it_has_left(world: World, begin: Begin) -> None:
     world.provider("a", streams(piece("x"), piece("y"), usage_of_stream(10, 70), DONE), on_disconnect="drain")
     client = Client(reads=trio.Event())

