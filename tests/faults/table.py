@@ -245,8 +245,8 @@ def fine(text: str = "pong", *, charged: int = AS_REPORTED, estimated: bool = Fa
 
 
 def out_of_time() -> Pair:
-    """The request's own deadline: nobody's fault, and no time to ask anybody else."""
-    told = Expected(504, End.ERROR_BODY, "deadline_exceeded", tries=("cut at the deadline of the request",))
+    """The request's own deadline: the fault of who has used up the time, and none is left to ask anybody else."""
+    told = Expected(504, End.ERROR_BODY, "deadline_exceeded", failures=1, tries=("cut at the deadline of the request",))
     return Pair(told, told)
 
 
