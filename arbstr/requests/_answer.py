@@ -23,7 +23,7 @@ def stream_headers(record: Record, provider: str | None, limits: Sequence[tuple[
         (b"cache-control", b"no-cache"),
         (b"x-arbstr-streaming", b"true"),
         *_attempt_headers(record, provider),
-        *_choice_headers(record),
+        *_choice_headers(record, provider),
         *limits,
     ]
 
@@ -34,7 +34,7 @@ def plain_headers(record: Record, books: Books, provider: str, limits: Sequence[
         JSON_TYPE,
         *_attempt_headers(record, provider),
         (b"x-arbstr-latency-ms", b"%d" % record.latency_ms()),
-        *_choice_headers(record),
+        *_choice_headers(record, provider),
         *_cost_headers(books),
         *limits,
     ]
@@ -76,7 +76,7 @@ def cost_report(record: Record, books: Books) -> dict[str, object]:
         "request_id": record.request.request_id,
         "latency_ms": record.latency_ms(),
         "complexity_score": selection.complexity_score,
-        "tier": selection.tier,
+        "tier": selection.tier_of(delivered.candidate.provider),
         "estimated": delivered.estimated,
     }
     if books.saved is not None:
@@ -94,12 +94,12 @@ def _attempt_headers(record: Record, provider: str | None) -> Headers:
     return headers
 
 
-def _choice_headers(record: Record) -> Headers:
+def _choice_headers(record: Record, provider: str | None) -> Headers:
     """The tier, and how complex the request was found to be, if that was asked."""
     selection = record.selection
     if selection is None:
         return []
-    headers = [(b"x-arbstr-tier", selection.tier.encode())]
+    headers = [(b"x-arbstr-tier", selection.tier_of(provider).encode())]
     if selection.complexity_score is not None:
         headers.append((b"x-arbstr-complexity-score", b"%.3f" % selection.complexity_score))
     return headers

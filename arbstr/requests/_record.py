@@ -148,7 +148,7 @@ class Record:
             attempts=tuple([attempt.row() for attempt in self.attempts]),
             selection=_selection_json(selection) if selection else "{}",
             endpoint=request.call.endpoint,
-            tier=selection.tier if selection else None,
+            tier=selection.tier_of(winner.provider if winner else None) if selection else None,
             complexity_score=selection.complexity_score if selection else None,
             policy_header=request.policy,
             cached_tokens=consumed.usage.cached_tokens if consumed else None,

@@ -19,7 +19,6 @@ LeftOutReason = Literal[
     "context_too_long",
     "output_too_long",
     "below_tier",
-    "above_tier",
     "breaker_open",
     "busy",
 ]

@@ -29,6 +29,7 @@ QUARANTINE_S = 60.0
 
 _TIERS = tuple(Tier)
 _PROVIDER = attrgetter("provider")
+_LEVEL = attrgetter("level")
 _KNOWS_NOTHING = FixedEstimate()
 
 
@@ -47,7 +48,10 @@ class Candidate:
 
 @frozen
 class Selection:
-    """``candidates`` in the order to try them; ``left_out`` by name. ``policy`` names the rule that matched."""
+    """``candidates`` in the order to try them; ``left_out`` by name. ``policy`` names the rule that matched.
+
+    Behind the candidates of ``tier`` and below stand those above it, tier by tier: for the case that the others fail.
+    """
 
     candidates: tuple[Candidate, ...]
     left_out: tuple[LeftOut, ...]
@@ -57,6 +61,11 @@ class Selection:
     """The ceiling that was chosen under, after escalation."""
     complexity_score: float | None = None
     """None when the scorer did not run."""
+
+    def tier_of(self, provider: str | None) -> Tier:
+        """The ceiling that an answer of this provider was given under."""
+        tiers = [one.tier for one in self.candidates if one.provider == provider]
+        return max([self.tier, *tiers], key=_LEVEL)
 
 
 def select(
@@ -72,8 +81,8 @@ def select(
     """Find who may answer ``demand`` and in which order to try: by the strategy of its policy, else by ``default``.
 
     The ceiling of the tiers rises, as far as it must and no further, when nobody below it qualifies or can answer now;
-    it never falls. The order of ``offers`` is without effect. ``heedless`` asks who would be the cheapest if everybody
-    were free: breakers, load and the strategy are ignored.
+    it never falls. Who is above it comes after all others, tier by tier. The order of ``offers`` is without effect.
+    ``heedless`` asks who would be the cheapest if everybody were free: breakers, load and the strategy are ignored.
 
     An offer is left out for the size of its context when not even the least that the prompt may have fits into it.
     Where the expected prompt does not fit, the offer stands behind those where it does.
@@ -100,15 +109,17 @@ def select(
     if not able:
         raise _all_shut(demand, shut, now)
     ceiling = max(demand.tier.level, min([row.level for row in able]))
-    chosen = [row for row in able if row.level <= ceiling]
-    if len(chosen) < len(rows):
-        left_out += [refusal for row, refusal in shut if row.level <= ceiling]
-        left_out += [_too_good(row, _TIERS[ceiling]) for row in rows if row.level > ceiling]
+    left_out += [refusal for _, refusal in shut]
     strategy = default if rule is None else rule.strategy
     if heedless:
         strategy = Strategy.CHEAPEST
+    candidates = _candidates(demand, [row for row in able if row.level <= ceiling], strategy, rotation, estimator)
+    for level in range(ceiling + 1, len(_TIERS)):
+        above = [row for row in able if row.level == level]
+        if above:
+            candidates += _candidates(demand, above, strategy, rotation, estimator)
     return Selection(
-        tuple(_candidates(demand, chosen, strategy, rotation, estimator)),
+        tuple(candidates),
         tuple(sorted([*market.left_out, *left_out], key=_PROVIDER)) if left_out else market.left_out,
         None if rule is None else rule.name,
         strategy,
@@ -229,10 +240,6 @@ def _good_enough(demand: Demand, rows: Sequence[Row], left_out: list[LeftOut]) -
     return kept
 
 
-def _too_good(row: Row, ceiling: Tier) -> LeftOut:
-    return LeftOut(row.offer.provider, "above_tier", f"is of tier {row.offer.tier}, and {ceiling} is enough")
-
-
 # Who can answer now
 
 
@@ -274,7 +281,7 @@ def _all_shut(demand: Demand, shut: Sequence[tuple[Row, LeftOut]], now: float) -
 
 def _candidates(
     demand: Demand, chosen: Sequence[Row], strategy: Strategy, rotation: int, estimator: Estimator
-) -> Iterable[Candidate]:
+) -> list[Candidate]:
     expected = demand.prompt_tokens + (demand.max_tokens or 0)
     fitting: list[Priced] = []
     doubtful: list[Priced] = []

@@ -20,6 +20,7 @@ from arbstr.store._errors import (
 )
 from arbstr.store._ids import hash_token, new_hold_id, new_ulid
 from arbstr.store._journal import HoldTotals, read_account, read_deposit, read_hold, read_hold_totals, read_open_holds
+from arbstr.store._lock import holder_of
 from arbstr.store._queries import (
     MAX_GROUPS,
     Connection,
@@ -112,6 +113,7 @@ __all__ = [
     "find_receipt_by_number",
     "find_requests",
     "hash_token",
+    "holder_of",
     "is_known_model",
     "is_known_provider",
     "known_models",

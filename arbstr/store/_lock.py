@@ -9,6 +9,22 @@ from pathlib import Path
 from arbstr.store._errors import StoreInUse
 
 
+def holder_of(database: Path) -> int | None:
+    """The process that holds a database at this moment; None when nobody does, or nobody knows who."""
+    try:
+        fd = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(fd, 32).decode(errors="replace").strip()
+        return int(text) if text.isdecimal() else None
+    finally:
+        os.close(fd)
+    return None
+
+
 class ProcessLock:
     """Holds ``<database>.lock`` from construction to ``close``. The file names the holder's process id.
 

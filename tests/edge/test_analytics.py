@@ -221,7 +221,12 @@ async def test_requests_are_listed_newest_first_with_all_that_is_known(log):
     assert (newest["correlation_id"], newest["policy"], newest["policy_header"]) == ("job-7", "thrifty", "Thrifty")
     assert (newest["agent"], newest["endpoint"], newest["complexity_score"]) == ("ag_1", "embeddings", 0.25)
     assert newest["tokens"] == {"input": 10, "output": 20, "cached": 4, "estimated": False}
-    assert newest["cost"] == {"sats": 10.0, "msat": 10_000, "expected_msat": 12_000}
+    assert newest["cost"] == {
+        "sats": 10.0,
+        "msat": 10_000,
+        "expected_msat": 12_000,
+        "provider_cost_msat": None,
+    }
     assert newest["saved"] == {"msat": 5, "dearest_msat": 7}
     assert (newest["success"], newest["streaming"], "error" in newest) == (True, False, False)
     assert failed["error"] == {"status": 502, "message": "Provider error: cheap broke"}

@@ -245,8 +245,9 @@ def fine(text: str = "pong", *, charged: int = AS_REPORTED, estimated: bool = Fa
 
 
 def out_of_time() -> Pair:
-    """The request's own deadline: the fault of who has used up the time, and none is left to ask anybody else."""
-    told = Expected(504, End.ERROR_BODY, "deadline_exceeded", failures=1, tries=("cut at the deadline of the request",))
+    """The request's own deadline, most of it spent on this attempt, and no time to ask anybody else."""
+    cut = "cut at the deadline of the request"
+    told = Expected(504, End.ERROR_BODY, "deadline_exceeded", failures=1, tries=(cut,))
     return Pair(told, told)
 
 

@@ -73,7 +73,7 @@ async def test_the_answer_names_no_score_when_the_caller_said_how_complex_it_is(
         return evolve(select(self, *args, **fields), tier=Tier.LOCAL, complexity_score=None)
 
     monkeypatch.setattr(Router, "select", unscored)
-    world.provider("a", says())
+    world.provider("a", says(), tier=Tier.LOCAL)
     found = headers(await world.chat())
     assert found[b"x-arbstr-tier"] == b"local"
     assert b"x-arbstr-complexity-score" not in found

@@ -224,18 +224,24 @@ SIMPLE, MEDIUM, HARD = (evolve(ASKED, tier=tier) for tier in Tier)
 @pytest.mark.parametrize(
     ("asked", "order", "above"),
     [
-        (SIMPLE, ["local"], {"standard", "frontier"}),
-        (MEDIUM, ["standard", "local"], {"frontier"}),
-        (HARD, ["standard", "local", "frontier"], set()),
+        (SIMPLE, ["local"], ["standard", "frontier"]),
+        (MEDIUM, ["standard", "local"], ["frontier"]),
+        (HARD, ["standard", "local", "frontier"], []),
     ],
 )
-def test_nobody_above_the_ceiling_is_asked_when_others_can_answer(
-    asked: Demand, order: list[str], above: set[str]
+def test_who_is_above_the_ceiling_comes_last_when_others_can_answer(
+    asked: Demand, order: list[str], above: list[str]
 ) -> None:
     chosen = choose(LOCAL, STANDARD, FRONTIER, asked=asked)
-    assert names(chosen) == order
-    assert reasons(chosen) == dict.fromkeys(above, "above_tier")
+    assert names(chosen) == order + above
+    assert reasons(chosen) == {}
     assert chosen.tier is asked.tier
+
+
+def test_the_tier_of_an_answer_is_above_the_ceiling_when_its_provider_is() -> None:
+    chosen = choose(LOCAL, STANDARD, FRONTIER, asked=SIMPLE)
+    tiers = [chosen.tier_of(name) for name in ("local", "standard", "frontier", None)]
+    assert tiers == [Tier.LOCAL, Tier.STANDARD, Tier.FRONTIER, Tier.LOCAL]
 
 
 def test_the_score_is_kept_when_there_is_one() -> None:
@@ -246,12 +252,12 @@ def test_the_score_is_kept_when_there_is_one() -> None:
     ("offers", "order", "tier", "why"),
     [
         ([FRONTIER], ["frontier"], Tier.FRONTIER, {}),
-        ([STANDARD, FRONTIER], ["standard"], Tier.STANDARD, {"frontier": "above_tier"}),
+        ([STANDARD, FRONTIER], ["standard", "frontier"], Tier.STANDARD, {}),
         (
             [evolve(LOCAL, open_until=NOW + 9), STANDARD, FRONTIER],
-            ["standard"],
+            ["standard", "frontier"],
             Tier.STANDARD,
-            {"local": "breaker_open", "frontier": "above_tier"},
+            {"local": "breaker_open"},
         ),
         (
             [evolve(LOCAL, busy=True), evolve(STANDARD, probing=True), FRONTIER],
@@ -261,9 +267,9 @@ def test_the_score_is_kept_when_there_is_one() -> None:
         ),
         (
             [evolve(LOCAL, price=price_of(0, 900)), STANDARD, FRONTIER],
-            ["standard"],
+            ["standard", "frontier"],
             Tier.STANDARD,
-            {"local": "policy_price_cap", "frontier": "above_tier"},
+            {"local": "policy_price_cap"},
         ),
         (
             [evolve(LOCAL, models={"m": Model("m", max_output_tokens=10)}), STANDARD],
@@ -286,8 +292,8 @@ def test_the_ceiling_rises_as_far_as_it_must_when_nobody_below_it_can_answer(
 def test_nobody_below_the_floor_is_asked_when_there_is_one() -> None:
     asked = evolve(MEDIUM, floor=Tier.STANDARD)
     chosen = choose(evolve(LOCAL, price=price_of(0, 0)), STANDARD, FRONTIER, asked=asked)
-    assert (names(chosen), chosen.tier) == (["standard"], Tier.STANDARD)
-    assert reasons(chosen) == {"local": "below_tier", "frontier": "above_tier"}
+    assert (names(chosen), chosen.tier) == (["standard", "frontier"], Tier.STANDARD)
+    assert reasons(chosen) == {"local": "below_tier"}
     chosen = choose(LOCAL, evolve(STANDARD, busy=True), FRONTIER, asked=asked)
     assert (names(chosen), chosen.tier) == (["frontier"], Tier.FRONTIER)
     assert reasons(chosen) == {"local": "below_tier", "standard": "busy"}
@@ -545,11 +551,11 @@ def qualifies(one: Offer, demand: Demand) -> bool:
     )
 
 
-def within(offers: list[Offer], demand: Demand) -> list[Offer]:
-    """Who qualifies, under the ceiling or the next above it that has somebody."""
+def within(offers: list[Offer], demand: Demand) -> list[tuple[int, Offer]]:
+    """Who qualifies, with the ceiling, or the tier above it, that it comes under."""
     able = [one for one in offers if qualifies(one, demand)]
     level = max(demand.tier.level, min(one.tier.level for one in able))
-    return [one for one in able if one.tier.level <= level]
+    return [(max(level, one.tier.level), one) for one in able]
 
 
 def probably_fits(one: Offer, demand: Demand) -> bool:
@@ -573,11 +579,11 @@ def test_the_pick_costs_least_among_the_qualified_when_the_strategy_is_cheapest(
         demand = evolve(demand, policy=evolve(demand.policy, strategy=Strategy.CHEAPEST))
     chosen = select(demand, offers, now=NOW, estimator=estimator)
     keys = [
-        (not probably_fits(one, demand), exact_msat(one, demand, estimator), one.provider)
-        for one in within(offers, demand)
+        (level, not probably_fits(one, demand), exact_msat(one, demand, estimator), one.provider)
+        for level, one in within(offers, demand)
     ]
-    assert names(chosen) == [name for _, _, name in sorted(keys)]
-    assert [one.expected_msat for one in chosen.candidates] == [-(-cost // 1) for _, cost, _ in sorted(keys)]
+    assert names(chosen) == [name for *_, name in sorted(keys)]
+    assert [one.expected_msat for one in chosen.candidates] == [-(-cost // 1) for *_, cost, _ in sorted(keys)]
 
 
 @given(DEMANDS, ANSWERABLE, SHARES)
@@ -588,7 +594,7 @@ def test_each_provider_is_candidate_or_left_out_once_when_a_choice_is_made(
     assert sorted(names(chosen) + list(reasons(chosen))) == sorted(one.provider for one in offers)
     assert len(chosen.left_out) == len(reasons(chosen))
     assert [out.provider for out in chosen.left_out] == sorted(reasons(chosen))
-    assert set(names(chosen)) == {one.provider for one in within(offers, demand)}
+    assert set(names(chosen)) == {one.provider for _, one in within(offers, demand)}
     assert all(candidate.expected_msat <= candidate.bound_msat for candidate in chosen.candidates)
 
 
@@ -600,7 +606,9 @@ def test_the_ceiling_never_falls_and_nobody_is_outside_when_a_choice_is_made(
     levels = [candidate.tier.level for candidate in chosen.candidates]
     assert chosen.tier.level >= demand.tier.level
     assert demand.floor.level <= min(levels)
-    assert max(levels) <= chosen.tier.level
+    assert levels[0] <= chosen.tier.level
+    above = [level for level in levels if level > chosen.tier.level]
+    assert levels[len(levels) - len(above) :] == sorted(above)
     if chosen.tier is not demand.tier:
         assert min(levels) == chosen.tier.level
 
