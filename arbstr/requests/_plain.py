@@ -45,7 +45,7 @@ async def take_plain(endpoint: Endpoint, attempt: Attempt, answer: UpstreamAnswe
 def _facts(endpoint: Endpoint, body: bytes) -> tuple[ChunkFacts, bool]:
     """What the answer says, and whether it is JSON at all. ``data`` of embeddings is what choices are elsewhere."""
     facts = observe_chunk(body)
-    if facts.has_choices:
+    if facts.has_choices and not facts.malformed:
         return facts, True
     decoded = _decoded(body)
     if endpoint is Endpoint.EMBEDDINGS and decoded is not None and isinstance(decoded[0], dict):

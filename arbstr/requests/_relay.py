@@ -2,8 +2,8 @@
 
 Events pass with their bytes untouched. Held back are the provider's ``[DONE]`` (it may only follow a settled, complete
 stream) and the chunk that carries nothing but usage: it goes out at the end with the cost in it if the client asked for
-usage, and not at all if the usage was only asked for by us. Comments before the first data are held back until that
-comes: they are no answer, and without one another provider may still give it.
+usage, and not at all if the usage was only asked for by us. Comments before the first data, and data that is not JSON,
+are held back until some comes that is: they are no answer, and without one another provider may still give it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from arbstr.wire import DONE, SSEEvent, SSEReader, Usage, observe_chunk, sse_eve
 
 BYTES_PER_TOKEN = 4
 MAX_LEADING_BYTES = 16 << 10
-"""Of comments before the first data. They say nothing: of more, the rest is dropped."""
+"""Of what is held back before the first data. It says nothing: of more, the rest is dropped."""
 
 
 def estimated_tokens(content_bytes: int, pieces: int, limit: int | None) -> int:
@@ -39,7 +39,7 @@ class StreamRelay:
         self._limit = limit
         self._include_usage = include_usage
         self._reader = SSEReader()
-        self._leading: list[bytes] | None = []  # None: there has been data
+        self._leading: list[bytes] | None = []  # None: it has gone out
         self._leading_bytes = 0
         self._held_usage: bytes | None = None
         self._reported: Usage | None = None
@@ -49,9 +49,9 @@ class StreamRelay:
         self.done = False
         """The provider said that the stream is complete."""
         self.failed = False
-        """The provider gave up: it sent an error event, or what is not JSON, which no client could read."""
-        self.malformed = False
-        """It was the latter."""
+        """The provider gave up: it sent an error event, or nothing but what is not JSON."""
+        self._answered = False  # there has been data that is JSON
+        self._garbled = False  # there has been data that is not
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes, give the bytes to pass on; those that arrived together leave together."""
@@ -60,11 +60,12 @@ class StreamRelay:
             if self.done or self.failed:
                 break
             if event.is_done:
-                self.done = True
-            elif event.data is None and self._leading is not None:
-                self._hold_back(self._leading, event.raw)
+                self._end()
             elif event.data is None or self._observe(event, event.data):
                 if self._leading is not None:
+                    if not self._answered:
+                        self._hold_back(self._leading, event.raw)
+                        continue
                     out, self._leading = self._leading, None
                 out.append(event.raw)
         return out[0] if len(out) == 1 else b"".join(out)
@@ -73,21 +74,28 @@ class StreamRelay:
         """The provider's bytes have ended. A ``[DONE]`` without the blank line behind it is one all the same."""
         rest = self._reader.close()
         if rest and not self.failed and any(event.is_done for event in SSEReader().feed(rest + b"\n\n")):
-            self.done = True
+            self._end()
 
-    def _hold_back(self, leading: list[bytes], comment: bytes) -> None:
-        self._leading_bytes += len(comment)
+    @property
+    def malformed(self) -> bool:
+        """Something has come that is not JSON, and nothing that is."""
+        return self._garbled and not self._answered
+
+    def _end(self) -> None:
+        self.done, self.failed = not self.malformed, self.malformed
+
+    def _hold_back(self, leading: list[bytes], raw: bytes) -> None:
+        self._leading_bytes += len(raw)
         if self._leading_bytes <= MAX_LEADING_BYTES:
-            leading.append(comment)
+            leading.append(raw)
 
     def _observe(self, event: SSEEvent, data: bytes) -> bool:
         """Note what an event says. True when it passes on."""
         facts = observe_chunk(data)
-        self.malformed = facts.malformed
-        if facts.error or facts.malformed or event.event == b"error":
+        if facts.error or event.event == b"error":
             self.failed = True
             return False
-        if facts.content_bytes:
+        if facts.content_bytes or facts.malformed:  # whatever it is, the client gets it
             self._content_bytes += facts.content_bytes
             self._pieces += 1
         if facts.usage is not None:
@@ -97,6 +105,10 @@ class StreamRelay:
             if facts.usage is not None or self._held_usage is None:  # one that counts is not lost for one that does not
                 self._held_usage = data
             return False
+        if facts.malformed:
+            self._garbled = True
+        else:
+            self._answered = True
         return True
 
     @property

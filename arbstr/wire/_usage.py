@@ -87,25 +87,36 @@ def _msat(sats: object) -> int | None:
 def observe_chunk(data: bytes) -> ChunkFacts:
     """Read one SSE data payload (or a whole plain answer). Never raises.
 
-    ``malformed`` means that it is not a JSON object. ``[DONE]`` and an empty payload say nothing and are not malformed.
+    ``malformed`` means that it is not a JSON object in UTF-8. What can be read of one in broken UTF-8 counts all the
+    same. ``[DONE]`` and an empty payload say nothing and are not malformed.
     """
     try:
-        chunk = json.loads(data.decode("utf-8"))
-        if not isinstance(chunk, dict):
-            return _MALFORMED
-        choices = chunk.get("choices")
-        if not isinstance(choices, list):
-            choices = []
-        return ChunkFacts(
-            usage_of(chunk) if "usage" in chunk else None,
-            sum(map(_choice_bytes, choices)),
-            bool(choices),
-            chunk.get("error") is not None,
-            False,
-            chunk.get("usage") is not None,
-        )
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, an integer too long, nested too deeply
+        return _observe_text(data.decode("utf-8"), malformed=False)
+    except UnicodeDecodeError:
+        pass
+    except (ValueError, RecursionError):  # not JSON, an integer too long, nested too deeply
         return _NOTHING if data.strip() in (b"", b"[DONE]") else _MALFORMED
+    try:
+        return _observe_text(data.decode("utf-8", "replace"), malformed=True)
+    except (ValueError, RecursionError):
+        return _MALFORMED
+
+
+def _observe_text(text: str, *, malformed: bool) -> ChunkFacts:
+    chunk = json.loads(text)
+    if not isinstance(chunk, dict):
+        return _MALFORMED
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        choices = []
+    return ChunkFacts(
+        usage_of(chunk) if "usage" in chunk else None,
+        sum(map(_choice_bytes, choices)),
+        bool(choices),
+        chunk.get("error") is not None,
+        malformed,
+        chunk.get("usage") is not None,
+    )
 
 
 def _choice_bytes(choice: object) -> int:

@@ -103,6 +103,8 @@ class Expected:
     rescued: bool = False
     """The healthy provider answered, after these."""
     retry_after: str | None = None
+    garbled: int = 0
+    """Events that are not JSON have passed, for they came between some that are."""
 
     @property
     def is_passed_on(self) -> bool:
@@ -234,9 +236,11 @@ def broken(
     return Pair(cut, cut)
 
 
-def fine(text: str = "pong", *, charged: int = AS_REPORTED, estimated: bool = False) -> Pair:
+def fine(text: str = "pong", *, charged: int = AS_REPORTED, estimated: bool = False, garbled: int = 0) -> Pair:
     """A whole answer, whatever was odd about it."""
-    whole = Expected(200, End.COMPLETE, text=text, charged=charged, estimated=estimated, tries=("success",))
+    whole = Expected(
+        200, End.COMPLETE, text=text, charged=charged, estimated=estimated, tries=("success",), garbled=garbled
+    )
     return Pair(whole, whole)
 
 
@@ -291,6 +295,7 @@ def _status(status: int, pair: Pair) -> Row:
 _TIMEOUT = {"status": 504, "reason": "provider_timeout"}
 _SAYS_NOTHING: tuple[Piece, ...] = (b": \n\n", Pause(0.02)) * 500
 _BLANKS: tuple[Piece, ...] = (b" ", Pause(0.02)) * 500
+_NOT_JSON = b"data: {not json\n\n"
 _NOT_UTF8 = b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'
 _NOT_HTTP = Answer((b"220 ready when you are\r\n\r\n", CLOSE))
 _ZEROS: dict[str, object] = usage_of((0, 0))
@@ -435,24 +440,30 @@ SECTIONS = (
     Section(
         "Bodies",
         (
-            _known("bad_json", "what is not JSON", missed("not JSON"), missed("sent what is not JSON")),
+            _known("bad_json", "JSON that breaks off with the connection", missed("not JSON"), missed("reset")),
+            _own(
+                "bad_json_and_done",
+                "an event that is not JSON, and `[DONE]`",
+                None,
+                (sse(_NOT_JSON, DONE), missed("sent what is not JSON")),
+            ),
             _own(
                 "bad_json_mid_stream",
-                "an event that is not JSON, after good ones and before more",
+                "events that are not JSON among good ones: passed on and counted",
                 None,
                 (
-                    sse(chunk_object("po"), b"data: {not json\n\n", chunk_object("ng"), DONE),
-                    broken("sent what is not JSON", charged=counted(1)),
+                    sse(_NOT_JSON, chunk_object("po"), _NOT_JSON, chunk_object("ng"), DONE),
+                    fine(charged=counted(4), estimated=True, garbled=2),
                 ),
             ),
             _known("invalid_utf8", "invalid UTF-8", missed("not JSON"), missed("sent what is not JSON")),
             _own(
                 "invalid_utf8_mid_stream",
-                "invalid UTF-8, after good events and before more",
+                "an event in invalid UTF-8 among good ones: passed on and counted",
                 None,
                 (
                     sse(chunk_object("po"), _NOT_UTF8, chunk_object("ng"), DONE),
-                    broken("sent what is not JSON", charged=counted(1)),
+                    fine(charged=counted(3), estimated=True, garbled=1),
                 ),
             ),
             _known("empty_body", "nothing", missed("not JSON"), missed("ended its stream early")),

@@ -153,6 +153,7 @@ async def test_the_refusal_is_wrapped_when_its_body_is_not_in_the_usual_shape(wo
         failing(404, b"<h1>not found</h1>"),
         failing(404),
         Answer([b"not json"]),
+        Answer([b'{"choices":[{"message":{"content":"\xff"}}]}']),
         Answer([b""]),
         Answer([b'{"error":{"message":"overloaded"}}']),
         Answer([b'{"choices":', httpx.ReadError("gone")]),

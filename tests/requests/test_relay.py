@@ -20,7 +20,7 @@ STREAM = b"".join(
         b"event: message\r\nid: 7\r\ndata:"
         + json.dumps({"choices": [{"delta": {"content": " you"}}]}).encode()
         + b"\r\n\r\n",
-        b"data:\n\n",
+        b"data: not json\n\n",
         b'data: {"choices":\ndata: []}\n\n',
         piece("!"),
     ]
@@ -88,11 +88,30 @@ def test_an_error_event_does_not_pass_and_nothing_after_it(failure: bytes) -> No
 
 
 @pytest.mark.parametrize("data", [b"not json", b'{"choices":[{"delta":{"content":"\xff"}}]}', b"[]"])
-def test_an_event_does_not_pass_and_nothing_after_it_when_it_is_no_json_object(data: bytes) -> None:
+def test_what_is_not_json_waits_for_what_is_and_is_no_answer_without_it(data: bytes) -> None:
+    bad = b"data: " + data + b"\n\n"
+    one, alone, torn = relay(), relay(), relay()
+    assert (one.feed(bad + bad), one.malformed) == (b"", True)
+    assert (one.feed(piece("a")), one.malformed) == (bad + bad + piece("a"), False)
+    assert one.feed(bad + DONE) == bad
+    assert (one.done, one.failed) == (True, False)
+    for end in (alone, torn):
+        assert end.feed(bad) == b""
+    alone.feed(DONE + piece("a"))
+    torn.feed(DONE.rstrip())
+    torn.close()
+    assert {(end.done, end.failed, end.malformed) for end in (alone, torn)} == {(False, True, True)}
+
+
+@pytest.mark.parametrize(
+    ("data", "tokens"),
+    [(b"not json", 2), (b'{"choices":[{"delta":{"content":"\xff' + b"x" * 37 + b'"}}]}', 11)],
+)
+def test_what_is_not_json_is_counted_when_it_passes(data: bytes, tokens: int) -> None:
     one = relay()
-    assert one.feed(piece("a") + b"data: " + data + b"\n\n" + piece("b") + DONE) == piece("a")
-    assert (one.failed, one.malformed, one.done) == (True, True, False)
-    assert one.usage == Usage(9, 1)
+    one.feed(piece("a"))
+    one.feed(b"data: " + data + b"\n\n")
+    assert (one.usage, one.estimated) == (Usage(9, tokens), True)
 
 
 def test_usage_is_counted_when_none_is_reported() -> None:

@@ -107,7 +107,8 @@ async def test_a_stream_of_nothing_but_its_end_is_complete(world: World) -> None
         streams(),
         streams(b"data: {"),
         streams(event({"error": {"message": "overloaded"}}), DONE),
-        streams(b"data: {not json\n\n", *PIECES, DONE),
+        streams(b"data: {not json\n\n", DONE),
+        streams(b"data: {not json\n\n"),
         streams(usage_event(1, 1), BROKEN),
         streams(b"data: " + b"x" * (1 << 20)),
         Answer([piece("x"), DONE], headers={"content-type": "application/json"}),
@@ -136,8 +137,6 @@ async def test_the_next_provider_streams_when_one_fails_before_the_first_byte(wo
         [b"data: {"],
         [event({"error": {"message": "overloaded"}}), DONE],
         [b'event: error\ndata: {"message":"x"}\n\n', DONE],
-        [b"data: {not json\n\n", *PIECES, DONE],
-        [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', *PIECES, DONE],
         [b"data: " + b"x" * (1 << 20)],
     ],
 )

@@ -97,6 +97,12 @@ def test_an_error_is_seen_when_the_member_is_not_null(error: object, seen: bool)
     assert observe({"error": error}).error is seen
 
 
+def test_what_can_be_read_counts_when_the_chunk_is_in_broken_utf8() -> None:
+    data = b'{"choices":[{"delta":{"content":"ab\xff"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    facts = observe_chunk(data)
+    assert facts == ChunkFacts(Usage(1, 2), content_bytes=5, has_choices=True, malformed=True, has_usage=True)
+
+
 @pytest.mark.parametrize(
     "data", [b"{", b"[]", b"5", b"null", b"\xff", b"[" * 10**5, b'{"a":' + b"9" * 5_000 + b"}", b"x"]
 )
