@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 CLOSE_BOUND_S = 15.0
 """For closing the books while everything else is being cancelled."""
+LONGEST_ANSWER_TOKENS = 262_144
+"""Of one choice, where the client sets no limit. No model on offer writes half as much; who claims more is mistaken."""
 HEADROOM_TOKENS = 64
 """How far before the cap a growing stream asks for more."""
 
@@ -127,12 +129,12 @@ class Books:
     def _credible(self, claimed: Usage) -> Usage:
         """Of what a provider says it used, what this request can have used: the cap holds against a liar too.
 
-        A token is at least one byte of the prompt; what an image is worth, and how long an answer without a limit is,
-        only the provider knows.
+        A token is at least one byte of the prompt; what an image is worth, only the provider knows. An answer without a
+        limit is as long as it is, within what any model can write.
         """
         prompt, completion = claimed.prompt_tokens, claimed.completion_tokens
         if not self._request.call.images:
             prompt = min(prompt, self._demand.prompt_tokens_bound)
-        if self.limit is not None:
-            completion = min(completion, self.limit)
+        most = self._request.call.n * LONGEST_ANSWER_TOKENS if self.limit is None else self.limit
+        completion = min(completion, most)
         return Usage(prompt, completion, min(claimed.cached_tokens, prompt), claimed.reported_cost_msat)

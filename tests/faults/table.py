@@ -50,6 +50,8 @@ PROMPT_COUNTED = 14
 """Of a prompt of 40 bytes in one message, when nobody reports it: a quarter of its bytes, and 4 for the message."""
 PROMPT_MOST = 120
 """What it can be at most: its bytes, 16 for the message, and 64."""
+LONGEST_ANSWER = 262_144
+"""What nobody writes more tokens than; believed where the client sets no limit."""
 FAULTY_RATES, HEALTHY_RATES = (1, 2), (10, 20)
 """Msat per token of prompt and completion, which is sats per 1,000."""
 REPORTED = (10, 20)
@@ -582,14 +584,14 @@ SECTIONS = (
             ),
             _own(
                 "usage_wrong_without_limit",
-                "the same when the client has set no limit: believed, and what the account cannot pay is its debt",
+                "the same when the client has set no limit: believed as far as the longest answer there is",
                 (
                     chat(usage=(10**9, 10**9)),
-                    fine(charged=cost(FAULTY_RATES, (PROMPT_MOST, 10**9))),
+                    fine(charged=cost(FAULTY_RATES, (PROMPT_MOST, LONGEST_ANSWER))),
                 ),
                 (
                     stream("po", usage=(10**9, 10**9)),
-                    fine("po", charged=cost(FAULTY_RATES, (PROMPT_MOST, 10**9))),
+                    fine("po", charged=cost(FAULTY_RATES, (PROMPT_MOST, LONGEST_ANSWER))),
                 ),
                 Settings(max_tokens=None),
             ),

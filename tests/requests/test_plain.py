@@ -380,7 +380,7 @@ async def test_who_is_no_agent_spends_nothing_when_accounts_are_on(world: World,
 
 async def test_the_debt_is_recorded_when_usage_is_beyond_hold_and_balance(world: World) -> None:
     world.provider("a", says("x", usage(10, 1_000_000)))
-    await world.chat()
+    await world.chat(world.request(n=4))
     report_spent = CHEAP.cost_msat(10, 1_000_000)
     await world.check_closed(spent=report_spent)
     got = await world.chat()
