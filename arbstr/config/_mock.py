@@ -27,6 +27,7 @@ from arbstr.units import Price
 _BIG = ("gpt-4o", "claude-3.5-sonnet")
 _MINI = "gpt-4o-mini"
 _FLAKY = "mock-flaky"
+_EMBEDDING = "text-embedding-3-small"
 
 
 def _provider(name: str, query: str, models: tuple[str, ...], rates: str, tier: Tier = Tier.STANDARD) -> ProviderConfig:
@@ -43,11 +44,19 @@ def mock_config(database: Path) -> Config:
         database=DatabaseConfig(path=database),
         vault=VaultConfig(),
         providers=(
-            _provider("mock-local", "ttft_ms=40&tokens_per_s=120&fail=0.05&seed=2", (_MINI,), "0.2 0.6 0", Tier.LOCAL),
-            _provider("mock-shaky", "ttft_ms=60&tokens_per_s=150&fail=0.2&seed=4", (*_BIG, _MINI), "1.5 5 0"),
+            _provider(
+                "mock-local",
+                "ttft_ms=40&tokens_per_s=120&fail=0.05&seed=2",
+                (_MINI, _EMBEDDING),
+                "0.2 0.6 0",
+                Tier.LOCAL,
+            ),
+            _provider(
+                "mock-shaky", "ttft_ms=60&tokens_per_s=150&fail=0.2&seed=4", (*_BIG, _MINI, _EMBEDDING), "1.5 5 0"
+            ),
             _provider("mock-slow", "ttft_ms=1500&tokens_per_s=15", (*_BIG, _MINI), "1.8 6 0"),
             _provider("mock-cutter", "ttft_ms=80&tokens_per_s=200&cut=0.2", (*_BIG, _FLAKY), "2.5 8 0"),
-            _provider("mock-steady", "ttft_ms=80&tokens_per_s=200", (*_BIG, _MINI, _FLAKY), "4 12 0.1"),
+            _provider("mock-steady", "ttft_ms=80&tokens_per_s=200", (*_BIG, _MINI, _FLAKY, _EMBEDDING), "4 12 0.1"),
             _provider("mock-frontier", "ttft_ms=150&tokens_per_s=80", (*_BIG, _FLAKY), "8 20 1", Tier.FRONTIER),
         ),
         policies=PoliciesConfig(

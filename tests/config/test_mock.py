@@ -8,7 +8,7 @@ import pytest
 
 from arbstr.config import Config, ProviderConfig, Tier, mock_config
 
-MODELS = ["gpt-4o", "gpt-4o-mini", "claude-3.5-sonnet", "mock-flaky"]
+MODELS = ["gpt-4o", "gpt-4o-mini", "claude-3.5-sonnet", "mock-flaky", "text-embedding-3-small"]
 REQUESTS = [(10, 20), (1_000, 300), (50_000, 4_000)]
 
 
