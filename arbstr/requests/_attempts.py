@@ -143,7 +143,9 @@ class Attempts(Generic[T]):
             ref = self._context.directory.ref(candidate.provider)
             with trio.CancelScope(shield=True):
                 permit: Permit | Shut = await ref.request(message, timeout_s=PERMIT_DEADLINE_S)
-        except (KeyError, ActorDeadError, AskTimeout, InboxFull) as error:
+        except KeyError:  # taken out of the configuration since it was chosen
+            return Shut("gone", None)
+        except (ActorDeadError, AskTimeout, InboxFull) as error:
             logger.error("provider %s gives no permit: %r", candidate.provider, error)
             return Shut("no_answer", None)
         if isinstance(permit, Shut):

@@ -78,7 +78,7 @@ class RequestContext:
 
 
 def _is_drained(view: ProviderView) -> bool:
-    return view.config is not None and view.config.on_disconnect == "drain"
+    return view.config.on_disconnect == "drain"
 
 
 def _offer(view: ProviderView) -> Offer:
@@ -88,7 +88,7 @@ def _offer(view: ProviderView) -> Offer:
         any_model=view.any_model,
         price=view.price,
         tier=view.tier,
-        weight=view.config.weight if view.config is not None else 1,
+        weight=view.weight,
         ttfb_ms=view.ttfb_ms,
         open_until=view.open_until,
         probing=view.probing,

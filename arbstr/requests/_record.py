@@ -52,7 +52,9 @@ class Attempt:
     def report(self, permit_id: int, *, repeated: bool) -> Report:
         """What the provider's actor hears of it."""
         ttfb_s = None if self.ttfb_ns is None else self.ttfb_ns / 1e9
-        return Report(permit_id, self.outcome, ttfb_s, self.duration_ns() / 1e9, self.retry_after_s, repeated)
+        return Report(
+            permit_id, self.outcome, ttfb_s, self.duration_ns() / 1e9, self.retry_after_s, repeated, self.error
+        )
 
     def row(self) -> AttemptRow:
         return AttemptRow(

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from arbstr.providers import Outcome, ProviderActor, Report
+from arbstr.providers import Describe, Outcome, ProviderActor, Report
 from arbstr.requests import PlainAnswer
 from tests.requests.rig import CHEAP, DEAR, DONE, Answer, Client, World, completion, piece, says, streams, usage
 from tests.requests.test_plain import error, failing, headers
@@ -306,3 +306,9 @@ async def test_a_request_keeps_to_the_router_it_began_with(world: World, clock: 
         clock.jump(10.1)
     assert world.attempts()[-1] == ("a", "success")
     await world.check_closed()
+
+
+async def test_the_provider_shows_what_its_last_failure_was(world: World) -> None:
+    world.provider("a", failing(500))
+    await world.chat()
+    assert (await world.directory.ref("a").request(Describe())).last_error == "status 500"
