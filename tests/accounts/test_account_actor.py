@@ -475,7 +475,7 @@ async def test_a_change_that_the_database_will_never_take_is_refused_and_not_tri
         ref = world.start(system)
         await ref.request(reserve("a", 300))
         with monkeypatch.context() as patch:
-            patch.setattr(world.disk._journal, "append_audit", lambda *_: 1 // 0)
+            patch.setattr(world.disk._journal, "_next_audit", lambda *_: 1 // 0)
             for message in (reserve("b", 1), Settle("a", 200, receipt("a", 200))):
                 with pytest.raises(InternalError):
                     await ref.request(message)
