@@ -4,9 +4,10 @@ Rules are pure (``_rules``, ``_policy``, ``_budgets``), commits are the store's,
 resolved in ``_recovery``.
 """
 
-from arbstr.accounts._accounts import AccountRef, Accounts, Holder
+from arbstr.accounts._accounts import AccountRef, Accounts
 from arbstr.accounts._actor import AgentAccountActor
 from arbstr.accounts._approvals import Approvals, Resolve, WaitFor, request_approval
+from arbstr.accounts._bank import Bank, Holder
 from arbstr.accounts._messages import (
     AccountView,
     Balance,
@@ -45,6 +46,7 @@ __all__ = [
     "AgentAccountActor",
     "Approvals",
     "Balance",
+    "Bank",
     "Decided",
     "Deposit",
     "Describe",
