@@ -90,6 +90,15 @@ class TrioFuture(pykka.Future[T]):
                 raise queue.Full
             self._get_hook = func
 
+    def then_call(self, function: Callable[[TrioFuture[T]], object]) -> None:
+        """Have ``function(self)`` called once this is set: by whoever sets it, in its thread, or now if it is set.
+
+        For who cannot wait. It must neither wait nor raise. Not for what combinators make.
+        """
+        caller = _Caller(function, self)
+        if not self._register(caller):
+            caller.wake()
+
     # -- reading from a thread
 
     def get(self, *, timeout: float | None = None) -> Any:
@@ -231,6 +240,19 @@ class TrioFuture(pykka.Future[T]):
 
     def reduce(self: pykka.Future[Iterable[J]], func: Callable[[R, J], R], *args: R) -> TrioFuture[R]:
         return cast("TrioFuture[Iterable[J]]", self).map(lambda items: functools.reduce(func, items, *args))
+
+
+class _Caller:
+    """A waker that calls something."""
+
+    __slots__ = ("_function", "_future")
+
+    def __init__(self, function: Callable[[TrioFuture[Any]], object], future: TrioFuture[Any]) -> None:
+        self._function = function
+        self._future = future
+
+    def wake(self) -> None:
+        self._function(self._future)
 
 
 async def wait_for(future: pykka.Future[T], timeout_s: float = 5.0) -> T:

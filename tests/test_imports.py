@@ -20,6 +20,7 @@ ROOMS: tuple[frozenset[str], ...] = tuple(
         "errors units secrets",
         "wire",
         "config",
+        "link",
         "store",
         "providers",
         "routing",
@@ -50,6 +51,7 @@ LIBRARY_ROOMS = {
     "trio_websocket": frozenset(("market",)),
     "prometheus_client": frozenset(("telemetry",)),
     "structlog": frozenset(("telemetry",)),
+    "msgspec": frozenset(("link",)),
     "opentelemetry": frozenset(("telemetry",)),
 }
 

@@ -8,6 +8,9 @@ from arbstr.accounts._accounts import AccountRef, Accounts
 from arbstr.accounts._actor import AgentAccountActor
 from arbstr.accounts._approvals import Approvals, Resolve, WaitFor, request_approval
 from arbstr.accounts._bank import Bank, Holder
+from arbstr.accounts._link_bank import LinkBank
+from arbstr.accounts._link_desk import LinkDesk, Session
+from arbstr.accounts._link_shapes import AskPage, GaugeFamily, Gauges, Page
 from arbstr.accounts._messages import (
     AccountView,
     Balance,
@@ -37,6 +40,7 @@ from arbstr.accounts._payment_messages import Decided, RequestApproval
 from arbstr.accounts._payments import Execute, Payments, SendPayment
 from arbstr.accounts._policy import PaymentDecision, Verdict, check_payment, check_request
 from arbstr.accounts._recovery import resolve_orphans
+from arbstr.accounts._tokens import TokenTable
 from arbstr.accounts._webhooks import Replay, TellingLedger, Wake, Webhooks, WebhookTarget
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
     "Accounts",
     "AgentAccountActor",
     "Approvals",
+    "AskPage",
     "Balance",
     "Bank",
     "Decided",
@@ -54,12 +59,17 @@ __all__ = [
     "Execute",
     "Extend",
     "Freeze",
+    "GaugeFamily",
+    "Gauges",
     "Held",
     "Holder",
     "IssueToken",
     "IssuedToken",
+    "LinkBank",
+    "LinkDesk",
     "MintBudget",
     "MintedBudget",
+    "Page",
     "PaymentDecision",
     "Payments",
     "Release",
@@ -72,10 +82,12 @@ __all__ = [
     "RevokeToken",
     "RotateToken",
     "SendPayment",
+    "Session",
     "SetPolicy",
     "Settle",
     "Sweep",
     "TellingLedger",
+    "TokenTable",
     "Unfreeze",
     "Verdict",
     "WaitFor",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
-import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -13,7 +11,8 @@ import trio
 from actors import ActorDeadError, ActorSystem, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
 from arbstr.accounts._actor import IDLE_S, AgentAccountActor
 from arbstr.accounts._bank import Asked, Holder, Told
-from arbstr.accounts._messages import Sweep
+from arbstr.accounts._messages import Disown, Owner, Sweep
+from arbstr.accounts._tokens import TokenTable
 from arbstr.errors import ArbstrError, InvalidRequest, LedgerUnavailable, NotAnswered
 from arbstr.store import (
     BearerRow,
@@ -22,7 +21,6 @@ from arbstr.store import (
     StoreError,
     StoreUnavailable,
     TokenRow,
-    hash_token,
     new_agent,
 )
 
@@ -57,46 +55,27 @@ class Accounts:
     ) -> None:
         self._system = system
         self._ledger = ledger
-        self._by_hash: dict[str, TokenRow] = {}
-        self._expiring: list[tuple[int, str]] = []
+        self.tokens = TokenTable(tokens)
         self._refs: dict[str, AccountRef] = {}
         self._hold_lease_s = hold_lease_s
         self._idle_s = idle_s
-        for row in tokens:
-            self._learn(row)
 
     # Tokens
 
     def holder_of(self, token: str) -> Holder | None:
-        """Whose bearer token this is; None when nobody's, or it has been revoked or has expired.
-
-        Looked up by its SHA-256, so the time taken says nothing about any token.
-        """
-        row = self._by_hash.get(hash_token(token))
-        if row is None or (row.expires_ns is not None and row.expires_ns <= time.time_ns()):
-            return None
-        return Holder(row.agent_id, row.name, row.budget_id)
+        """See ``TokenTable.holder_of``."""
+        return self.tokens.holder_of(token)
 
     def tokens_changed(self, name: str, rows: tuple[BearerRow, ...]) -> None:
         """These are on disk, so they count from now on; told by the account of the agent ``name``."""
-        for row in rows:
-            if row.revoked_ns is not None:
-                self._by_hash.pop(row.token_hash, None)
-            else:
-                self._learn(TokenRow(row.agent_id, name, row.token_hash, row.token_id, row.budget_id, row.expires_ns))
-
-    def _learn(self, row: TokenRow) -> None:
-        self._by_hash[row.token_hash] = row
-        if row.expires_ns is not None:
-            heapq.heappush(self._expiring, (row.expires_ns, row.token_hash))
-
-    def _forget_expired(self) -> None:
-        now_ns = time.time_ns()
-        while self._expiring and self._expiring[0][0] <= now_ns:
-            _, token_hash = heapq.heappop(self._expiring)
-            row = self._by_hash.get(token_hash)
-            if row is not None and row.expires_ns is not None and row.expires_ns <= now_ns:
-                del self._by_hash[token_hash]
+        self.tokens.change(
+            tuple(
+                TokenRow(row.agent_id, name, row.token_hash, row.token_id, row.budget_id, row.expires_ns)
+                for row in rows
+                if row.revoked_ns is None
+            ),
+            tuple(row.token_hash for row in rows if row.revoked_ns is not None),
+        )
 
     # Account actors
 
@@ -145,12 +124,20 @@ class Accounts:
 
         One whose actor died is replaced.
         """
-        self._forget_expired()
+        self.tokens.forget_expired()
         for agent_id in list(self._refs):
             try:
                 self.ref(agent_id).tell(Sweep())
             except (InboxFull, ActorDeadError) as error:  # it is swept the next time
                 logger.warning("account %s was not swept: %s", agent_id, error)
+
+    def disown(self, owner: Owner) -> None:
+        """``owner`` has died, and with it all that it held money for (M7)."""
+        for agent_id in list(self._refs):
+            try:
+                self.ref(agent_id).tell(Disown(owner))
+            except (InboxFull, ActorDeadError) as error:  # a sweep finds these holds when their lease runs out
+                logger.warning("account %s was not told of a death: %s", agent_id, error)
 
     # Agents
 

@@ -28,9 +28,11 @@ from arbstr.accounts._budgets import charged, check_budget, check_budget_growth
 from arbstr.accounts._messages import (
     Balance,
     Deposit,
+    Disown,
     Ended,
     Extend,
     Held,
+    Owner,
     Release,
     Renew,
     Reserve,
@@ -133,7 +135,7 @@ class AgentAccountActor(TrioActor):
         self._used_at = 0.0  # on Trio's clock
         self._retiring = False
         self._books: Books | None = None  # None: must be read from disk before the next decision
-        self._owners: dict[str, TrioActorRef[Any]] = {}
+        self._owners: dict[str, Owner] = {}
         self._ended: OrderedDict[str, _EndedHold] = OrderedDict()
         self._parked: deque[Job] = deque()
         self._in_flight = 0
@@ -164,6 +166,8 @@ class AgentAccountActor(TrioActor):
             self._renew(message)
         elif isinstance(message, Sweep):
             self._sweep()
+        elif isinstance(message, Disown):
+            self._resolve_lost("its process has ended", lambda hold: hold.owner is message.owner)
         else:
             self._used_at = trio.current_time()
             self._take(Job(message, self.take_reply(), type(message) in MUST_END))
@@ -301,7 +305,7 @@ class AgentAccountActor(TrioActor):
         self._own(hold, message)
         return hold
 
-    def _own(self, hold: OpenHold, message: Reserve) -> None:
+    def _own(self, hold: OpenHold, message: Reserve | Renew) -> None:
         if message.owner is not None:
             hold.owner = self._owners[message.key] = message.owner
 
@@ -490,6 +494,7 @@ class AgentAccountActor(TrioActor):
         hold = self._books.holds.get(message.key) if self._books else None
         if hold is None:
             return
+        self._own(hold, message)
         lease_ns = self._lease_until(message, time.time_ns())
         hold.row = evolve(hold.row, lease_ns=lease_ns, evidence_msat=max(hold.row.evidence_msat, message.evidence_msat))
         try:
@@ -499,22 +504,29 @@ class AgentAccountActor(TrioActor):
 
     def _sweep(self) -> None:
         """End holds that nobody owns any more. A slow disk or a stopped clock never ends the hold of a live request."""
-        books, now = self._books, time.time_ns()
+        now = time.time_ns()
+
+        def is_lost(hold: OpenHold) -> bool:
+            return hold.row.lease_ns <= now and (hold.owner is None or not hold.owner.is_alive())
+
+        if self._resolve_lost("its lease ran out and its request is gone", is_lost) and self._is_idle(self.books):
+            self._retire()
+
+    def _resolve_lost(self, why: str, is_lost: Callable[[OpenHold], bool]) -> bool:
+        """False when not all could be looked at: the next sweep tries again."""
+        books = self._books
         if books is None:
-            return
+            return False
         for key, hold in list(books.holds.items()):
-            owned = hold.owner is not None and hold.owner.is_alive()
-            if owned or hold.row.lease_ns > now or hold.row.kind != "request" or books.awaits_approval(key):
+            if hold.row.kind != "request" or books.awaits_approval(key) or not is_lost(hold):
                 continue
-            why = "its lease ran out and its request is gone"
-            change = resolve_lost_hold(books.account, hold.row, now, why, self._budget_of(hold.row))
+            change = resolve_lost_hold(books.account, hold.row, time.time_ns(), why, self._budget_of(hold.row))
             answer = Ended(key, hold.row.evidence_msat, change.after.available_msat, change.after.debt_msat)
             try:
                 self.commit(change, None, key, answer)
             except LedgerUnavailable:
-                return  # the next sweep tries again
-        if self._is_idle(books):
-            self._retire()
+                return False
+        return True
 
     # Ending for want of anything to do
 

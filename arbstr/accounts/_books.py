@@ -12,8 +12,9 @@ from typing import Any, Protocol, Self, TypeVar
 
 from attrs import define, evolve, field
 
-from actors import Reply, TrioActorRef
+from actors import Reply
 from arbstr.accounts._day import Day
+from arbstr.accounts._messages import Owner
 from arbstr.accounts._policy import current_policy
 from arbstr.errors import ArbstrError
 from arbstr.store import (
@@ -70,7 +71,7 @@ class Operation:
 @define(eq=False)
 class OpenHold:
     row: HoldRow
-    owner: TrioActorRef[Any] | None = None
+    owner: Owner | None = None
     operation: Operation | None = None
     """The last change of it, until that is on disk."""
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from attrs import field, frozen
 
-from actors import TrioActorRef
 from arbstr.store import AccountRow, ApprovalRow, BearerRow, BudgetRow, HoldRow, PaymentRow, PolicyRow, ReceiptRow
+
+
+class Owner(Protocol):
+    """Whoever a hold is for: an actor, or a process on the other side of a link."""
+
+    def is_alive(self) -> bool: ...
 
 
 @frozen
@@ -22,7 +29,7 @@ class Reserve:
     model: str
     provider: str
     correlation_id: str | None = None
-    owner: TrioActorRef | None = None  # type: ignore[type-arg]  # any actor: only its being alive is asked
+    owner: Owner | None = None
     """Whose life keeps the hold: it is not taken for lost while this actor lives."""
     budget_id: str | None = None
     """Of the token that asks: it may spend from this budget only."""
@@ -50,6 +57,8 @@ class Renew:
     key: str
     evidence_msat: int
     lease_s: float | None = None
+    owner: Owner | None = None
+    """Whose the hold is from now on; None: whose it was."""
 
 
 @frozen
@@ -99,6 +108,13 @@ class Sweep:
 
     An account with nothing left to do, that nobody has asked for a while, ends itself; it is started on demand.
     """
+
+
+@frozen
+class Disown:
+    """``owner`` has died: resolve what it held now, whatever the lease (M7). A tell."""
+
+    owner: Owner
 
 
 # By the operator

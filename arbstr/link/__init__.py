@@ -7,7 +7,7 @@ must not know of accounts, requests or HTTP.
 from arbstr.link._client import Link
 from arbstr.link._codec import Codec, LinkMessage, Malformed
 from arbstr.link._frames import FrameReader, FrameTooLong, frame
-from arbstr.link._peer import LinkBroken, LinkError, LinkFull, LinkLost, Peer, Reply
+from arbstr.link._peer import LinkBroken, LinkError, LinkFull, LinkLost, Peer, Reply, Unsendable
 
 __all__ = [
     "Codec",
@@ -22,5 +22,6 @@ __all__ = [
     "Malformed",
     "Peer",
     "Reply",
+    "Unsendable",
     "frame",
 ]

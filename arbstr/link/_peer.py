@@ -47,6 +47,10 @@ class LinkBroken(LinkError):
     """The other side does not speak as agreed. The connection is of no use any more."""
 
 
+class Unsendable(LinkError):
+    """A message that cannot be written, such as one with half a character in a text; nothing was sent."""
+
+
 class Peer:
     """``handle(message, reply)`` is called for what the other side says, ``reply`` being None when it was told.
 
@@ -65,6 +69,8 @@ class Peer:
         self._room: trio.Event | None = None
         self._something: trio.Event | None = None
         self._closing = False
+        self._aborted = False
+        self._running: trio.CancelScope | None = None
         self._over = False
 
     # Saying
@@ -107,6 +113,14 @@ class Peer:
         if self._something is not None:
             self._something.set()
 
+    def abort(self) -> None:
+        """End the connection now, whatever was said."""
+        self._closing = True
+        self._aborted = True
+        self._out.clear()
+        if self._running is not None:
+            self._running.cancel()
+
     # The connection
 
     async def run(self) -> LinkBroken | None:
@@ -117,6 +131,9 @@ class Peer:
         broken: list[LinkBroken] = []
         try:
             async with trio.open_nursery() as nursery:
+                self._running = nursery.cancel_scope
+                if self._aborted:
+                    nursery.cancel_scope.cancel()
                 nursery.start_soon(self._write_all, nursery.cancel_scope)
                 try:
                     await self._read_all()
@@ -135,7 +152,9 @@ class Peer:
                 while self._out:
                     batch = self._out[:MAX_BATCH]
                     del self._out[:MAX_BATCH]
-                    await self._stream.send_all(frame(self._codec.encode(batch)))
+                    data = self._encoded(batch)
+                    if data:
+                        await self._stream.send_all(data)
                 if self._closing:
                     break
                 self._something = trio.Event()
@@ -143,6 +162,22 @@ class Peer:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
+
+    def _encoded(self, batch: list[Numbered]) -> bytes:
+        try:
+            return frame(self._codec.encode(batch))
+        except (ValueError, OverflowError) as error:
+            if len(batch) == 1:
+                self._cannot_say(batch[0][0], error)
+                return b""
+            # Its neighbours are not to suffer from the one that cannot be written.
+            return b"".join([self._encoded([each]) for each in batch])
+
+    def _cannot_say(self, number: int, error: Exception) -> None:
+        logger.error("a message cannot be sent: %s", error)
+        done = self._pending.pop(number, None)
+        if done is not None:
+            done(None, Unsendable(str(error)))
 
     async def _read_all(self) -> None:
         reader = FrameReader()
