@@ -6,6 +6,6 @@ queued.
 """
 
 from arbstr.assembly._reload import Reloader
-from arbstr.assembly._serve import serve
+from arbstr.assembly._start import serve
 
 __all__ = ["Reloader", "serve"]

@@ -21,20 +21,47 @@ HOUSEKEEPING_S = 5.0
 
 
 @define(eq=False)
+class HoldCount:
+    """``holds`` is as of the last time that somebody looked; None before the first."""
+
+    store: Store
+    holds: OpenHolds | None = None
+
+    def look(self) -> None:
+        try:
+            self.store.call(read_hold_totals, self._counted)
+        except StoreUnavailable as error:
+            logger.warning("open holds were not counted: %s", error)
+
+    def _counted(self, totals: HoldTotals | None, error: StoreError | None) -> None:
+        if totals is not None:
+            age_s = 0.0 if totals.oldest_ns is None else max(0.0, (time.time_ns() - totals.oldest_ns) / 1e9)
+            self.holds = OpenHolds(totals.count, totals.held_msat, age_s)
+
+
+async def keep_accounts(accounts: Accounts, count: HoldCount) -> None:
+    """The same for a process that has nothing but accounts."""
+    while True:
+        count.look()
+        await trio.sleep(HOUSEKEEPING_S)
+        accounts.sweep()
+
+
+@define(eq=False)
 class Keeper:
-    """``open_holds`` is as of the last round; None without accounts, and before the first."""
+    """``accounts`` and ``count`` are None where there are none."""
 
     fleet: Fleet
     catalog: TrioActorRef  # type: ignore[type-arg]  # only its being alive is asked
     requests: Requests
-    accounts: Accounts | None
-    store: Store
-    open_holds: OpenHolds | None = None
+    accounts: Accounts | None = None
+    count: HoldCount | None = None
 
     async def run(self) -> None:
         """Go on until cancelled. Raises RuntimeError when there is nobody left to send requests to."""
         while True:
-            self._count_holds()
+            if self.count is not None:
+                self.count.look()
             await trio.sleep(HOUSEKEEPING_S)
             if not self.fleet.alive:
                 raise RuntimeError("the provider actors crash faster than they can be restarted; the log says why")
@@ -47,15 +74,6 @@ class Keeper:
             except InboxFull as error:  # an actor that is this busy is told next time: leases are much longer
                 logger.warning("housekeeping was cut short: %s", error)
 
-    def _count_holds(self) -> None:
-        if self.accounts is None:
-            return
-        try:
-            self.store.call(read_hold_totals, self._counted)
-        except StoreUnavailable as error:
-            logger.warning("open holds were not counted: %s", error)
-
-    def _counted(self, totals: HoldTotals | None, error: StoreError | None) -> None:
-        if totals is not None:
-            age_s = 0.0 if totals.oldest_ns is None else max(0.0, (time.time_ns() - totals.oldest_ns) / 1e9)
-            self.open_holds = OpenHolds(totals.count, totals.held_msat, age_s)
+    @property
+    def open_holds(self) -> OpenHolds | None:
+        return None if self.count is None else self.count.holds

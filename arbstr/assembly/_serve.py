@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 import trio
@@ -13,8 +13,8 @@ from attrs import define, field
 
 import arbstr
 from actors import ActorSystem, ChildSpec, Supervisor, TrioActorRef, WhichChildren
-from arbstr.accounts import Accounts, deposit_now, resolve_orphans
-from arbstr.assembly._housekeeping import Keeper
+from arbstr.accounts import Bank, deposit_now, resolve_orphans
+from arbstr.assembly._housekeeping import HoldCount, Keeper
 from arbstr.assembly._reload import Reloader
 from arbstr.assembly._vault import Vault
 from arbstr.assembly._views import Gauges, MarketView
@@ -34,7 +34,7 @@ from arbstr.requests import (
     Responder,
 )
 from arbstr.routing import Router, RunningMean
-from arbstr.store import NewAgent, OrphanedHolds, Store, StoreError, TokenRow, quick_check
+from arbstr.store import NewAgent, OrphanedHolds, Receipts, Store, StoreError, TokenRow, quick_check
 from arbstr.telemetry import Logs, Metrics, RequestLog, Tracing, TracingUnavailable, start_logging
 from arbstr.units import format_sats
 
@@ -50,11 +50,8 @@ READY_MARGIN_S = 60.0
 """Beside the time that lists of models may take at the start: for actors to come up on a busy machine."""
 
 
-def serve(config: Config, *, mock: bool = False, read: Callable[[], Config] | None = None) -> int:
-    """Run the proxy until SIGINT or SIGTERM. Returns the exit code: 0 when told to stop, 1 when it cannot run.
-
-    ``read`` gives the configuration anew, for SIGHUP; None when there is no file.
-    """
+def serve_alone(config: Config, *, mock: bool = False, read: Callable[[], Config] | None = None) -> int:
+    """Run the proxy in this process until SIGINT or SIGTERM. Returns the exit code."""
     logs = start_logging(config.logging)
     for warning in config.warnings:
         logger.warning("%s", warning)
@@ -85,15 +82,25 @@ async def _run(
     try:
         # Opening blocks for a moment, before there is anybody to keep waiting.
         with Store.open(config.database.path, durability=config.database.durability) as store:
-            _refuse_wrong_books(store)
+            refuse_wrong_books(store)
             resolve_orphans(store)
             # What is left was made over HTTP; whoever has such a hold must be there to end it when its lease runs out.
             holders = sorted({hold.agent_id for hold in store.ask_now(OrphanedHolds())})
-            demo = _demo_agent(store) if mock and config.vault is not None else None
+            demo = demo_agent(store) if mock and config.vault is not None else None
             tokens = store.tokens_now()
             store.attach(trio.lowlevel.current_trio_token())
             try:
-                await _Tree(config, store, tokens, holders, demo, read, logs, tracing).run(listeners)
+                tree = _Tree(
+                    config=config,
+                    store=store,
+                    tokens=tokens,
+                    holders=holders,
+                    demo=demo,
+                    read=read,
+                    logs=logs,
+                    tracing=tracing,
+                )
+                await tree.run(listeners)
             finally:
                 # What the writer still has to say goes to actors that have ended.
                 store.detach()
@@ -102,7 +109,7 @@ async def _run(
             await listener.aclose()
 
 
-def _refuse_wrong_books(store: Store) -> None:
+def refuse_wrong_books(store: Store) -> None:
     """No spending from books that are wrong (M10). Raises StoreError."""
     report = store.wait_for(quick_check)
     if report.problems:
@@ -113,17 +120,11 @@ def _refuse_wrong_books(store: Store) -> None:
         )
 
 
-@define(eq=False)
-class _Tree:
-    """Everything that runs, from the store up. ``config`` is what is in use."""
+@define(eq=False, kw_only=True)
+class Parts:
+    """What every process that answers requests has. ``config`` is what is in use."""
 
     config: Config
-    store: Store
-    tokens: list[TokenRow]
-    holders: list[str]
-    """Agents with a reservation that an earlier process granted."""
-    demo: NewAgent | None
-    read: Callable[[], Config] | None
     logs: Logs
     tracing: Tracing | None
     directory: Directory = field(factory=Directory)
@@ -131,45 +132,7 @@ class _Tree:
     limits: Limits = field(factory=Limits)
     estimator: RunningMean = field(factory=RunningMean)
 
-    async def run(self, listeners: list[trio.SocketListener]) -> None:
-        """Serve until a signal comes, then stop in order."""
-        async with AsyncExitStack() as stack:
-            system = await stack.enter_async_context(ActorSystem.run())
-            vault = None if self.config.vault is None else Vault.of(system, self.store, self.tokens, self.config.vault)
-            accounts = None if vault is None else vault.accounts
-            if accounts is not None:
-                for agent_id in self.holders:
-                    accounts.ref(agent_id)
-            fleet = Fleet(system, self.directory)
-            stack.push_async_callback(fleet.aclose)
-            await fleet.start()
-            catalog = await self._start_catalog(system, fleet)
-            log = RequestLog(self.config.logging)
-            context = self._context(system, fleet, accounts)
-            requests = Requests(context)
-            keeper = Keeper(fleet, catalog, requests, accounts, self.store)
-            metrics = Metrics(Gauges(system, self.directory, self.store, keeper))
-            context.observers = (metrics, log, *(() if self.tracing is None else (self.tracing,)))
-            services = self._services(context, requests, metrics)
-            if vault is not None:
-                services.vault = await vault.start(self.config.server, stack)
-            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use)
-            await reloader.announce()
-            gate = Gate()
-            async with trio.open_nursery() as nursery:
-                told_to_stop: trio.Event = await nursery.start(_listen_to_signals, context, gate, reloader)
-                nursery.start_soon(keeper.run)
-                await serve_edge(
-                    make_app(services, gate),
-                    self.config.server,
-                    listeners=listeners,
-                    bound=self._announce,
-                    shutdown=told_to_stop,
-                )
-                nursery.cancel_scope.cancel()
-            await system.stop_all(grace_s=STOP_GRACE_S)
-
-    async def _start_catalog(self, system: ActorSystem, fleet: Fleet) -> TrioActorRef[CatalogActor]:
+    async def start_catalog(self, system: ActorSystem, fleet: Fleet) -> TrioActorRef[CatalogActor]:
         """Start the owner of what is wanted, and wait for a first set of providers.
 
         One in place of one that crashed begins with the configuration of that time, and has the same ref.
@@ -187,7 +150,7 @@ class _Tree:
         await refs[0].request(WhenReady(), timeout_s=self.config.discovery.timeout_s + READY_MARGIN_S)
         return refs[0]
 
-    def _context(self, system: ActorSystem, fleet: Fleet, accounts: Accounts | None) -> RequestContext:
+    def context(self, system: ActorSystem, fleet: Fleet, store: Receipts, accounts: Bank | None) -> RequestContext:
         server = self.config.server
         self.limits.configure(self.config.limits, rate_limit_rps=server.rate_limit_rps)
         return RequestContext(
@@ -195,7 +158,7 @@ class _Tree:
             directory=self.directory,
             fleet=fleet,
             router=self.router(),
-            store=self.store,
+            store=store,
             accounts=accounts,
             stream_cost_event=server.stream_cost_event,
             heartbeat_s=server.heartbeat_s,
@@ -213,11 +176,65 @@ class _Tree:
             estimator=self.estimator,
         )
 
+    def answer_of(self, requests: Requests) -> Callable[[ModelRequest, Responder], Awaitable[PlainAnswer | None]]:
+        """With a span around it where traces are wanted."""
+        return requests.answer if self.tracing is None else _Traced(self.tracing, requests).answer
+
+
+@define(eq=False, kw_only=True)
+class _Tree(Parts):
+    """Everything that runs, from the store up, in one process."""
+
+    store: Store
+    tokens: list[TokenRow]
+    holders: list[str]
+    """Agents with a reservation that an earlier process granted."""
+    demo: NewAgent | None
+    read: Callable[[], Config] | None
+
+    async def run(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve until a signal comes, then stop in order."""
+        async with AsyncExitStack() as stack:
+            system = await stack.enter_async_context(ActorSystem.run())
+            vault = None if self.config.vault is None else Vault.of(system, self.store, self.tokens, self.config.vault)
+            accounts = None if vault is None else vault.accounts
+            if accounts is not None:
+                for agent_id in self.holders:
+                    accounts.ref(agent_id)
+            fleet = Fleet(system, self.directory)
+            stack.push_async_callback(fleet.aclose)
+            await fleet.start()
+            catalog = await self.start_catalog(system, fleet)
+            log = RequestLog(self.config.logging)
+            context = self.context(system, fleet, self.store, accounts)
+            requests = Requests(context)
+            keeper = Keeper(fleet, catalog, requests, accounts, None if accounts is None else HoldCount(self.store))
+            metrics = Metrics(Gauges(system, self.directory, self.store, keeper))
+            context.observers = (metrics, log, *(() if self.tracing is None else (self.tracing,)))
+            services = self._services(context, requests, metrics)
+            if vault is not None:
+                services.vault = await vault.start(self.config.server, stack)
+            reloader = Reloader(self.config, self.read, Live(self, context, catalog, log).use)
+            await reloader.announce()
+            gate = Gate()
+            async with trio.open_nursery() as nursery:
+                told_to_stop: trio.Event = await nursery.start(_listen_to_signals, context, gate, reloader)
+                nursery.start_soon(keeper.run)
+                await serve_edge(
+                    make_app(services, gate),
+                    self.config.server,
+                    listeners=listeners,
+                    bound=self._announce,
+                    shutdown=told_to_stop,
+                )
+                nursery.cancel_scope.cancel()
+            await system.stop_all(grace_s=STOP_GRACE_S)
+
     def _services(self, context: RequestContext, requests: Requests, metrics: Metrics) -> Services:
         return Services(
             config=self.config.server,
             authenticate=Authenticator(self.config.server, context.accounts, self._demo_caller()),
-            answer=requests.answer if self.tracing is None else _Traced(self.tracing, requests).answer,
+            answer=self.answer_of(requests),
             quote=requests.quote,
             providers=lambda: self.directory.snapshot,
             read=self.store.read,
@@ -230,23 +247,29 @@ class _Tree:
         return Caller(self.demo.agent_id, "agent", self.demo.name) if self.demo else None
 
     def _announce(self, addresses: list[str]) -> None:
-        """Tell on stdout where to connect, and in the demonstration also as whom."""
-        lines = [f"arbstr {arbstr.__version__} listening on {address}" for address in addresses]
-        if self.demo is not None:
-            lines += [
-                f"mock market: {len(self.config.providers)} pretended providers, no network, nothing is really spent",
-                f"demo agent {self.demo.agent_id} with {format_sats(DEMO_DEPOSIT_MSAT)} sats:",
-                f"  export OPENAI_BASE_URL={addresses[0]}/v1",
-                f"  export OPENAI_API_KEY={self.demo.token}",
-            ]
-        print("\n".join(lines), flush=True)  # noqa: T201 - for people and for scripts that wait for it
+        demo = None if self.demo is None else (self.demo.agent_id, self.demo.token)
+        print(announcement(addresses, self.config, demo), flush=True)  # noqa: T201 - for people and for scripts
+
+
+def announcement(addresses: list[str], config: Config, demo: tuple[str, str] | None) -> str:
+    """Where to connect, and in the demonstration also as whom: ``demo`` is the agent and its token."""
+    lines = [f"arbstr {arbstr.__version__} listening on {address}" for address in addresses]
+    if demo is not None:
+        agent_id, token = demo
+        lines += [
+            f"mock market: {len(config.providers)} pretended providers, no network, nothing is really spent",
+            f"demo agent {agent_id} with {format_sats(DEMO_DEPOSIT_MSAT)} sats:",
+            f"  export OPENAI_BASE_URL={addresses[0]}/v1",
+            f"  export OPENAI_API_KEY={token}",
+        ]
+    return "\n".join(lines)
 
 
 @define(eq=False)
-class _Live:
+class Live:
     """The parts that take a new configuration while they run."""
 
-    tree: _Tree
+    tree: Parts
     context: RequestContext
     catalog: TrioActorRef[CatalogActor]
     log: RequestLog
@@ -311,7 +334,7 @@ async def _reload_when_asked(asked: trio.MemoryReceiveChannel[None], reloader: R
         await reloader.reload()
 
 
-def _demo_agent(store: Store) -> NewAgent:
+def demo_agent(store: Store) -> NewAgent:
     agent = store.add_agent_now("demo")
     deposit_now(store, agent.agent_id, DEMO_DEPOSIT_MSAT, f"demo:{agent.agent_id}")
     return agent

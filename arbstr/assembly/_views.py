@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Protocol
 
 from attrs import asdict, define, field
 
@@ -11,8 +12,16 @@ from actors import ActorSystem
 from arbstr.assembly._housekeeping import Keeper
 from arbstr.market import MarketBoard, MarketReport
 from arbstr.providers import Directory, ProviderView
-from arbstr.store import Store
 from arbstr.telemetry import OpenHolds
+
+
+class Waiting(Protocol):
+    """A store, or the way to one."""
+
+    @property
+    def waiting(self) -> int:
+        """What it has not taken yet."""
+        ...
 
 
 @define(eq=False)
@@ -21,7 +30,7 @@ class Gauges:
 
     system: ActorSystem
     directory: Directory
-    store: Store
+    store: Waiting
     keeper: Keeper
 
     def providers(self) -> Iterable[ProviderView]:
@@ -31,14 +40,18 @@ class Gauges:
         return self.keeper.requests.in_flight
 
     def inbox_depths(self) -> Iterator[tuple[str, int]]:
-        for ref in self.system.refs():
-            yield ref.actor_class.__name__, ref.actor_inbox.depth
+        return inbox_depths(self.system)
 
     def writes_waiting(self) -> int:
         return self.store.waiting
 
     def open_holds(self) -> OpenHolds | None:
         return self.keeper.open_holds
+
+
+def inbox_depths(system: ActorSystem) -> Iterator[tuple[str, int]]:
+    for ref in system.refs():
+        yield ref.actor_class.__name__, ref.actor_inbox.depth
 
 
 @define(eq=False)

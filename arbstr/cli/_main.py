@@ -99,6 +99,9 @@ def _parser() -> ArgumentParser:
 
     serve = _verb(verbs, "serve", "run the proxy")
     serve.add_argument("-l", "--listen", metavar="ADDR", help="host:port to listen on; overrides [server] listen")
+    serve.add_argument(
+        "--workers", metavar="N", type=int, help="processes that answer requests; overrides [server] workers"
+    )
     serve.add_argument("--mock", action="store_true", help="a market of pretended providers; no file, no network")
     _verb(verbs, "reload", "have the arbstr that runs read its configuration again")
     check = _verb(verbs, "check", "read the configuration and report all that is wrong with it")

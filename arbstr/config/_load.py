@@ -165,6 +165,7 @@ _SERVER: dict[str, Reader] = {
     "stream_cost_event": _flag,
     "heartbeat_s": _float,
     "rate_limit_rps": _integer,
+    "workers": _integer,
 }
 _SERVER_SECRETS = ("auth_token", "admin_token")
 _DATABASE: dict[str, Reader] = {"path": _path, "durability": _text}
@@ -761,6 +762,11 @@ def loads(text: str, *, source: str, environ: Mapping[str, str], lenient: bool =
     return _finish(*_read(text, source, environ, lenient=lenient))
 
 
+def read_text(path: Path) -> str:
+    """What ``loads`` is given. Raises ConfigError."""
+    return _read_file(path)
+
+
 def load(path: Path, environ: Mapping[str, str], *, lenient: bool = False) -> Config:
     """Read a configuration file. Raises ConfigError with every problem, also for a file that cannot be read.
 
@@ -789,6 +795,14 @@ def load_database(path: Path) -> tuple[DatabaseConfig, VaultConfig | None]:
     if problems:
         raise ConfigError(problems)
     return config.database, config.vault
+
+
+def with_workers(config: Config, workers: int) -> Config:
+    """The same configuration with so many processes; a number that cannot be is a ConfigError."""
+    try:
+        return attrs.evolve(config, server=attrs.evolve(config.server, workers=workers))
+    except ValueError as error:
+        raise ConfigError([Problem("--workers", None, "", str(error).removeprefix("workers: "))]) from None
 
 
 def with_listen(config: Config, listen: str, *, source: str) -> Config:

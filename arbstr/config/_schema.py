@@ -126,6 +126,8 @@ class ServerConfig:
     """Of silence, after which a stream's client gets a comment; 0: never. From then on an error is an event."""
     rate_limit_rps: int = field(default=0, validator=Rule(_rules.whole(0, 1_000_000)))
     """Requests per second of one client, whatever they are for; 0: any number."""
+    workers: int = field(default=1, validator=Rule(_rules.whole(1, 64)))
+    """Processes that answer requests; more than one have the accounts in another process beside them."""
 
 
 @frozen

@@ -21,6 +21,7 @@ from arbstr import wire
 from arbstr.edge._analytics import Analytics
 from arbstr.edge._catalogue import Catalogue, health_of, providers_body
 from arbstr.edge._exchange import JSON_TYPE, Exchange, Message, Receive, Send, StreamResponder
+from arbstr.edge._forward import ForwardedPages
 from arbstr.edge._gate import Gate, Visit
 from arbstr.edge._headers import Headers, is_loopback
 from arbstr.edge._openapi import OPENAPI_BODY
@@ -77,7 +78,7 @@ class EdgeApp:
         self._limits = limits
         self._catalogue = Catalogue(lambda: services.providers(), created=int(time.time()))
         self._analytics = Analytics(services)
-        self._vault = None if services.vault is None else VaultPages(services.vault, services, gate, limits)
+        self._vault = _vault_pages(services, gate, limits)
         self._open: Final[dict[Page, Callable[[], PlainAnswer]]] = {
             Page.HEALTH: self._health,
             Page.READY: self._ready,
@@ -159,8 +160,10 @@ class EdgeApp:
     # Open to everybody
 
     def _health(self) -> PlainAnswer:
-        vault = self._services.vault
-        return _json(*health_of(self._services.providers(), None if vault is None else iso(vault.now_ns())))
+        services = self._services
+        now_ns = services.vault.now_ns() if services.vault is not None else time.time_ns()
+        timed = services.vault is not None or services.forward is not None
+        return _json(*health_of(services.providers(), iso(now_ns) if timed else None))
 
     def _ready(self) -> PlainAnswer:
         if self.gate.draining:
@@ -198,7 +201,12 @@ class EdgeApp:
         return _json(providers_body(services.providers(), services.market(), ask.caller, trio.current_time()))
 
     async def _metrics(self, ask: Ask) -> PlainAnswer:
-        return PlainAnswer(200, (METRICS_TYPE,), self._services.metrics())
+        services = self._services
+        if services.gather_metrics is None:
+            return PlainAnswer(200, (METRICS_TYPE,), services.metrics())
+        with ask.visit.scope:
+            return PlainAnswer(200, (METRICS_TYPE,), await services.gather_metrics())
+        raise _expired()
 
     # Asking a model
 
@@ -249,6 +257,12 @@ class EdgeApp:
             call=call,
             complexity=headers.complexity,
         )
+
+
+def _vault_pages(services: Services, gate: Gate, limits: Limits) -> VaultPages | ForwardedPages | None:
+    if services.vault is not None:
+        return VaultPages(services.vault, services, gate, limits)
+    return None if services.forward is None else ForwardedPages(services.forward, services, gate, limits)
 
 
 _MODEL_CALLS = frozenset((Page.CHAT, Page.COMPLETIONS, Page.EMBEDDINGS))

@@ -19,6 +19,7 @@ from arbstr.config import ServerConfig
 from arbstr.edge._app import EdgeApp
 from arbstr.edge._connection import Connection
 from arbstr.edge._services import Limits
+from arbstr.edge._turns import Turn
 
 logger = logging.getLogger("arbstr.edge")
 
@@ -61,11 +62,13 @@ async def serve(
     bound: Callable[[list[str]], None] | None = None,
     shutdown: trio.Event | Callable[[], Awaitable[object]] | None = None,
     limits: Limits | None = None,
+    turn: Turn | None = None,
 ) -> None:
     """Serve until ``shutdown`` is set (or returns), then stop in order; returns when every request has ended.
 
     ``listeners`` from :func:`open_listeners`, for a caller that wants its address before anything else; without them
-    ``config.listen`` is opened first. Raises ``CannotListen``. ``bound`` is told the real addresses.
+    ``config.listen`` is opened first. Raises ``CannotListen``. ``bound`` is told the real addresses. ``turn`` is for
+    one of several processes on the same listeners.
 
     Order of stopping: nobody is admitted any more, listeners close, requests in flight have ``shutdown_grace_s``; then
     their work is cancelled and each is told that the program stops; a client that does not even take that is cut off.
@@ -73,12 +76,13 @@ async def serve(
     """
     if listeners is None:
         listeners = await open_listeners(config.listen)
-    server = _Server(app, limits or Limits())
+    server = _Server(app, limits or Limits(), turn)
+    accepted: list[trio.abc.Listener[trio.SocketStream]] = [
+        listener if turn is None else turn.listener(listener) for listener in listeners
+    ]
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(trio.serve_listeners, server.handle, list(listeners), handler_nursery=connections)
-            )
+            accepting.start_soon(partial(trio.serve_listeners, server.handle, accepted, handler_nursery=connections))
             if bound is not None:
                 bound(addresses_of(listeners))
             await _triggered(shutdown)
@@ -99,7 +103,8 @@ async def _triggered(shutdown: trio.Event | Callable[[], Awaitable[object]] | No
 class _Server:
     """The open connections and what they have in common."""
 
-    def __init__(self, app: EdgeApp, limits: Limits) -> None:
+    def __init__(self, app: EdgeApp, limits: Limits, turn: Turn | None = None) -> None:
+        self._turn = turn
         self._app = ASGIWrapper(cast(ASGIFramework, app))
         self._gate = app.gate
         self._limits = limits
@@ -110,6 +115,13 @@ class _Server:
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """One accepted connection. Trio has set TCP_NODELAY on it."""
+        try:
+            await self._serve(stream)
+        finally:
+            if self._turn is not None:
+                self._turn.left()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
         if len(self._connections) >= self._limits.connections:
             return  # closed by the caller
         connection = Connection(self._app, self._config, self._context, self._limits, stream)

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from attrs import define, frozen
 
+from arbstr.accounts import AskPage, Page
 from arbstr.config import ServerConfig
 from arbstr.edge._catalogue import NO_FEED, Snapshot
 from arbstr.edge._vault_interface import VaultServices
@@ -44,6 +45,11 @@ class Services:
     """The ``market`` object of ``/providers`` (contract section 16.4)."""
     metrics: Callable[[], bytes] = bytes
     """Prometheus' text format."""
+    gather_metrics: Callable[[], Awaitable[bytes]] | None = None
+    """The same for all processes of the program, where there are several."""
+    forward: Callable[[AskPage, float], Awaitable[Page]] | None = None
+    """How the process of the accounts is asked for a page of the vault, within so many seconds, where it is another.
+    Raises ArbstrError."""
     vault: VaultServices | None = None
     """None: there are no accounts here, or they are not managed over HTTP."""
     vault_alone: bool = False

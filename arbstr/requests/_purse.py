@@ -15,7 +15,7 @@ from actors import TrioActorRef
 from arbstr.accounts import Bank, Ended, Extend, Held, Holder, Release, Renew, Reserve, Settle
 from arbstr.errors import ArbstrError, AuthenticationFailed, BillingRefused, LedgerUnavailable, NotAnswered
 from arbstr.routing import Candidate
-from arbstr.store import Ledger, ReceiptOnly, ReceiptRow, StoreUnavailable
+from arbstr.store import ReceiptOnly, ReceiptRow, Receipts, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Purse(Protocol):
 class UnheldPurse:
     """No accounts: anything is covered, receipts are filed."""
 
-    def __init__(self, store: Ledger) -> None:
+    def __init__(self, store: Receipts) -> None:
         self._store = store
         self.held_msat = 1 << 62
 
@@ -76,7 +76,7 @@ class AccountPurse:
     def __init__(
         self,
         bank: Bank,
-        store: Ledger,
+        store: Receipts,
         *,
         holder: Holder,
         key: str,
@@ -161,7 +161,7 @@ class AccountPurse:
             logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
 
 
-def file_receipt(store: Ledger, receipt: ReceiptRow) -> bool:
+def file_receipt(store: Receipts, receipt: ReceiptRow) -> bool:
     """Queue a receipt that moves no money. False when the store takes nothing more."""
     try:
         store.submit(ReceiptOnly(receipt))

@@ -55,10 +55,11 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    Receipts,
     TokensOf,
     UnfinishedPayments,
 )
-from arbstr.store._lock import holder_of
+from arbstr.store._lock import ProcessLock, holder_of
 from arbstr.store._memory import MemoryLedger
 from arbstr.store._memory_books import MemoryBooks
 from arbstr.store._queries import (
@@ -85,6 +86,7 @@ from arbstr.store._queries import (
     requests_after,
     statistics_of,
 )
+from arbstr.store._readers import Readers
 from arbstr.store._store import Durability, Store, new_agent
 from arbstr.store._values import (
     AccountChange,
@@ -210,12 +212,15 @@ __all__ = [
     "PendingApprovals",
     "PolicyRow",
     "Posting",
+    "ProcessLock",
     "Question",
     "QuickReport",
     "ReadAccount",
     "ReadTimedOut",
+    "Readers",
     "ReceiptOnly",
     "ReceiptRow",
+    "Receipts",
     "RecordedUsage",
     "Refused",
     "RequestFilter",

@@ -23,6 +23,7 @@ from arbstr.store._values import (
     HoldRow,
     PaymentRow,
     PolicyRow,
+    ReceiptOnly,
     TokenRow,
 )
 
@@ -173,6 +174,13 @@ class DeadEvents(Question[tuple[EventRow, ...]]):
 @frozen
 class FindEvent(Question[EventRow | None]):
     event_id: str
+
+
+class Receipts(Protocol):
+    """What takes receipts that move no money: a ledger, or the way to one."""
+
+    def submit(self, change: ReceiptOnly, done: Committed | None = None) -> None:
+        """See ``Ledger``."""
 
 
 class Ledger(Protocol):

@@ -39,6 +39,7 @@ class ProcessLock:
             os.close(fd)
             raise
         self._fd: int | None = fd
+        self._borrowed = False
 
     def _take(self, fd: int, database: Path) -> None:
         try:
@@ -49,9 +50,17 @@ class ProcessLock:
         os.ftruncate(fd, 0)
         os.write(fd, str(os.getpid()).encode())
 
+    def borrow(self) -> None:
+        """In a process that was forked from the holder: from now on closing leaves the lock to the other one.
+
+        The kernel drops it when the last of them has ended, so neither can lose it to a stranger while one lives.
+        """
+        self._borrowed = True
+
     def close(self) -> None:
         """Let go; a second time does nothing. The file stays: without it two processes could lock two of one name."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.ftruncate(fd, 0)
+            if not self._borrowed:
+                os.ftruncate(fd, 0)
             os.close(fd)

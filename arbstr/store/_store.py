@@ -61,16 +61,17 @@ class Store:
         self._readers = Readers(path)
 
     @classmethod
-    def open(cls, path: Path, durability: Durability = "full") -> Self:
+    def open(cls, path: Path, durability: Durability = "full", lock: ProcessLock | None = None) -> Self:
         """Take the database, create or migrate it, start the writer.
 
         Raises StoreInUse when another arbstr holds it, StoreTooNew when a later version wrote it, StoreError when it is
         another program's, StoreUnavailable when it cannot be opened or written, always with the file as it was.
+        ``lock`` is the database's, where it has been taken already; it is closed with the store.
         """
         path = Path(path)
         with contextlib.ExitStack() as undo:
             try:
-                lock = ProcessLock(path)
+                lock = lock or ProcessLock(path)
                 undo.callback(lock.close)
                 connection = sqlite3.connect(
                     path, isolation_level=None, check_same_thread=False, timeout=BUSY_S, cached_statements=512

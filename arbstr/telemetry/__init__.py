@@ -5,15 +5,19 @@ Metrics and spans are made from receipts, after a request has ended, so that the
 
 from arbstr.telemetry._logs import Logs, RequestLog, start_logging
 from arbstr.telemetry._metrics import Metrics, OpenHolds, Surroundings
+from arbstr.telemetry._processes import ACCOUNTS, ProcessGauges, render_together
 from arbstr.telemetry._traces import Tracing, TracingUnavailable
 
 __all__ = [
+    "ACCOUNTS",
     "Logs",
     "Metrics",
     "OpenHolds",
+    "ProcessGauges",
     "RequestLog",
     "Surroundings",
     "Tracing",
     "TracingUnavailable",
+    "render_together",
     "start_logging",
 ]

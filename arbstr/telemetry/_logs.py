@@ -12,6 +12,7 @@ import queue
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from functools import partial
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Protocol, TextIO
 
@@ -32,8 +33,11 @@ _QUIET = ("pykka", "httpx", "httpcore", "hpack", "hypercorn")
 Event = dict[str, Any]
 
 
-def start_logging(config: LoggingConfig, stream: TextIO | None = None) -> Logs:
-    """Set up logging for the whole process, to stderr by default; what waits is written at exit."""
+def start_logging(config: LoggingConfig, stream: TextIO | None = None, worker: str | None = None) -> Logs:
+    """Set up logging for the whole process, to stderr by default; what waits is written at exit.
+
+    ``worker`` is what this process is called in every line, where there are several.
+    """
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -41,7 +45,7 @@ def start_logging(config: LoggingConfig, stream: TextIO | None = None) -> Logs:
     )
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logs = Logs(sys.stderr if stream is None else stream)
+    logs = Logs(sys.stderr if stream is None else stream, worker)
     logs.configure(config)
     atexit.register(logs.stop)
     return logs
@@ -50,7 +54,8 @@ def start_logging(config: LoggingConfig, stream: TextIO | None = None) -> Logs:
 class Logs:
     """The way of log records to a stream."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, worker: str | None = None) -> None:
+        self._worker = worker
         self._handler = logging.StreamHandler(stream)
         self._queue = _Dropping()
         self._listener = QueueListener(self._queue.waiting, self._handler)
@@ -60,7 +65,7 @@ class Logs:
 
     def configure(self, config: LoggingConfig) -> None:
         """Level and format from now on; may be called again."""
-        self._handler.setFormatter(_formatter(config.format, self._handler.stream))
+        self._handler.setFormatter(_formatter(config.format, self._handler.stream, self._worker))
         logging.getLogger().setLevel(config.level.upper())
 
     def stop(self) -> None:
@@ -96,15 +101,21 @@ class _Dropping(QueueHandler):
             self.dropped += 1
 
 
-def _formatter(name: str, stream: TextIO) -> logging.Formatter:
+def _formatter(name: str, stream: TextIO, worker: str | None = None) -> logging.Formatter:
     terminal = stream.isatty()
     last: list[Any]
     if name == "console" or (name == "auto" and terminal):
         last = [structlog.dev.ConsoleRenderer(colors=terminal)]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    first: list[Any] = [_describe] if worker is None else [_describe, partial(_name_worker, worker)]
     tidy = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    return structlog.stdlib.ProcessorFormatter(processors=[_describe, tidy, *last])
+    return structlog.stdlib.ProcessorFormatter(processors=[*first, tidy, *last])
+
+
+def _name_worker(worker: str, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["worker"] = worker
+    return event
 
 
 def _describe(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

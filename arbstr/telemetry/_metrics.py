@@ -63,9 +63,12 @@ class Surroundings(Protocol):
 
 
 class Metrics:
-    """The metrics of one process. ``finished`` is called once for each request, on the Trio thread."""
+    """What is counted from receipts, and with ``surroundings`` also the gauges of this process.
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    ``finished`` is called once for each request, on the Trio thread.
+    """
+
+    def __init__(self, surroundings: Surroundings | None) -> None:
         self.registry = registry = CollectorRegistry()
         self._models: set[str] = set()
         self._requests = Counter(
@@ -108,10 +111,11 @@ class Metrics:
         )
         self._against_median = self._saved.labels("median")
         self._against_dearest = self._saved.labels("dearest")
-        registry.register(_Scrape(surroundings))
-        ProcessCollector(registry=registry)
         registry.register(PLATFORM_COLLECTOR)
-        registry.register(GC_COLLECTOR)
+        if surroundings is not None:
+            registry.register(Scrape(surroundings))
+            ProcessCollector(registry=registry)
+            registry.register(GC_COLLECTOR)
 
     def finished(self, request: object, receipt: ReceiptRow) -> None:
         """Count a request by its receipt."""
@@ -154,7 +158,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class _Scrape(Collector):
+class Scrape(Collector):
     """Gauges that are true at the moment of the scrape."""
 
     def __init__(self, surroundings: Surroundings) -> None:

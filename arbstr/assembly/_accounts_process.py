@@ -1,0 +1,229 @@
+"""The process that keeps the books for several cores: the only writer of the database, and every account.
+
+It ends after the last core. Started anew while cores live, it leaves their holds alone: they come back within
+milliseconds and renew them, and what nobody has renewed within its lease is resolved then.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Final
+
+import trio
+from attrs import define, frozen
+
+from actors import ActorSystem
+from arbstr.accounts import AskPage, LinkDesk, Page, resolve_orphans
+from arbstr.assembly._control import Ready, Reins, say_failed
+from arbstr.assembly._core import ConfigSource
+from arbstr.assembly._housekeeping import HoldCount, keep_accounts
+from arbstr.assembly._serve import STOP_GRACE_S, demo_agent, refuse_wrong_books
+from arbstr.assembly._vault import Vault
+from arbstr.assembly._views import inbox_depths
+from arbstr.config import Config, ConfigError, reloaded
+from arbstr.edge import EdgeApp, Gate, Services, answer_page, make_app
+from arbstr.errors import AuthenticationFailed, NotFound
+from arbstr.providers import ProviderView
+from arbstr.requests import Caller, Limits, ModelRequest, PlainAnswer, Quote, Responder
+from arbstr.store import NewAgent, OrphanedHolds, ProcessLock, ReceiptRow, Store, StoreError, TokenRow
+from arbstr.telemetry import ACCOUNTS, Logs, Metrics, OpenHolds, ProcessGauges, render_together, start_logging
+
+logger = logging.getLogger("arbstr")
+
+PAGES_S: Final = 5.0
+"""At the end, for pages that are being answered."""
+ORPHANED_S: Final = 120.0
+"""When the parent has died: for the cores to end."""
+_POLL_S: Final = 0.1
+
+
+@frozen
+class AccountsSeed:
+    """What the process of the accounts is made with."""
+
+    config: Config
+    mock: bool
+    again: bool
+    """It takes the place of one that died, and cores may live."""
+    source: ConfigSource | None
+    lock: ProcessLock
+    listener: socket.socket
+    control: socket.socket
+
+
+def run_accounts(seed: AccountsSeed) -> int:
+    """Be the process of the accounts. Returns its exit code."""
+    logs = start_logging(seed.config.logging, worker=ACCOUNTS)
+    try:
+        return trio.run(_run, seed, logs)
+    finally:
+        logs.stop()
+
+
+async def _run(seed: AccountsSeed, logs: Logs) -> int:
+    try:
+        await _Process(seed, logs, seed.config).run()
+    except* StoreError as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        say_failed(seed.control, str(error))
+        return_code = 1
+    else:
+        return_code = 0
+    return return_code
+
+
+@define(eq=False)
+class _Process:
+    seed: AccountsSeed
+    logs: Logs
+    config: Config
+
+    async def run(self) -> None:
+        """Raises StoreError, in groups or not."""
+        seed, config = self.seed, self.seed.config
+        # Opening blocks for a moment, before there is anybody to keep waiting.
+        with Store.open(config.database.path, config.database.durability, seed.lock) as store:
+            refuse_wrong_books(store)
+            if not seed.again:
+                resolve_orphans(store)
+            demo = demo_agent(store) if seed.mock and config.vault is not None and not seed.again else None
+            # What is left was made over HTTP, or by a core that lives; whoever has such a hold must be there to end it
+            # when its lease runs out.
+            holders = sorted({hold.agent_id for hold in store.ask_now(OrphanedHolds())})
+            tokens = store.tokens_now()
+            store.attach(trio.lowlevel.current_trio_token())
+            try:
+                await self._run_tree(store, demo, holders, tokens)
+            finally:
+                # What the writer still has to say goes to actors that have ended.
+                store.detach()
+            resolve_orphans(store)  # no core lives any more
+
+    async def _run_tree(self, store: Store, demo: NewAgent | None, holders: list[str], tokens: list[TokenRow]) -> None:
+        seed, config = self.seed, self.config
+        told_to_stop = trio.Event()
+        reins = Reins(seed.control, self._use, told_to_stop.set)
+        async with AsyncExitStack() as stack:
+            system = await stack.enter_async_context(ActorSystem.run())
+            vault = None if config.vault is None else Vault.of(system, store, tokens, config.vault)
+            accounts = None if vault is None else vault.accounts
+            count = HoldCount(store)
+            services = self._services(store)
+            if vault is not None:
+                for agent_id in holders:
+                    vault.accounts.ref(agent_id)
+                services.vault = await vault.start(config.server, stack)
+            gate = Gate()
+            around = _Around(system, store, count, accounts is not None)
+            answers = _Answers(make_app(services, gate), Metrics(None), ProcessGauges(around))
+            desk = LinkDesk(accounts, store if vault is None else vault.ledger, answers)
+            answers.desk = desk
+            async with trio.open_nursery() as nursery:
+                await nursery.start(reins.run)
+                nursery.start_soon(desk.serve, trio.SocketListener(trio.socket.from_stdlib_socket(seed.listener)))
+                if accounts is not None:
+                    nursery.start_soon(keep_accounts, accounts, count)
+                reins.say(Ready(None if demo is None else (demo.agent_id, demo.name, demo.token)))
+                await told_to_stop.wait()
+                if reins.parent_gone:
+                    await _wait_for_cores(desk)
+                gate.drain()
+                with trio.move_on_after(PAGES_S):
+                    await gate.wait_empty()
+                gate.expire()
+                nursery.cancel_scope.cancel()
+            await system.stop_all(grace_s=STOP_GRACE_S)
+
+    def _services(self, store: Store) -> Services:
+        """Of the vault's pages; nothing else is asked for here."""
+        limits = Limits(rate_limit_rps=self.config.server.rate_limit_rps)
+        return Services(
+            config=self.config.server,
+            authenticate=_nobody,
+            answer=_no_model,
+            quote=_no_quote,
+            providers=lambda: (),
+            read=store.read,
+            touch=lambda caller: limits.touch(caller, trio.current_time()),
+        )
+
+    async def _use(self, text: str) -> None:
+        assert self.seed.source is not None
+        try:
+            self.config = reloaded(self.config, self.seed.source.parse(text)).config
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        self.logs.configure(self.config.logging)
+
+
+async def _wait_for_cores(desk: LinkDesk) -> None:
+    """Without a parent nobody says when they have ended."""
+    with trio.move_on_after(ORPHANED_S):
+        while desk.sessions:  # noqa: ASYNC110 - at the end of the program only
+            await trio.sleep(_POLL_S)
+
+
+@define(eq=False)
+class _Answers:
+    """What the desk asks of the rest (``arbstr.accounts.Answers``)."""
+
+    app: EdgeApp
+    metrics: Metrics
+    own: ProcessGauges
+    desk: LinkDesk | None = None
+
+    def filed(self, receipt: ReceiptRow) -> None:
+        try:
+            self.metrics.finished(None, receipt)
+        except Exception:  # not what the request is about, and nothing may fail for it
+            logger.exception("request %s was not counted", receipt.request_id)
+
+    async def page(self, asked: AskPage) -> Page:
+        if asked.path != "/metrics":
+            return await answer_page(self.app, asked)
+        assert self.desk is not None
+        cores = await self.desk.gauges()
+        told = [(str(worker), gauges) for worker, gauges in cores]
+        return Page(200, (), render_together(self.metrics.registry, [(ACCOUNTS, self.own.gauges()), *told]))
+
+
+@frozen
+class _Around:
+    """The gauges of this process (``arbstr.telemetry.Surroundings``)."""
+
+    system: ActorSystem
+    store: Store
+    count: HoldCount
+    has_accounts: bool
+
+    def providers(self) -> tuple[ProviderView, ...]:
+        return ()
+
+    def requests_in_flight(self) -> int:
+        return 0
+
+    def inbox_depths(self) -> Iterator[tuple[str, int]]:
+        return inbox_depths(self.system)
+
+    def writes_waiting(self) -> int:
+        return self.store.waiting
+
+    def open_holds(self) -> OpenHolds | None:
+        return self.count.holds if self.has_accounts else None
+
+
+def _nobody(authorization: str | None, peer: str, local: bool) -> Caller:
+    raise AuthenticationFailed("this process answers for the vault only")
+
+
+async def _no_model(request: ModelRequest, responder: Responder) -> PlainAnswer | None:
+    raise NotFound("this process answers for the vault only")
+
+
+def _no_quote(request: ModelRequest) -> Quote:
+    raise NotFound("this process answers for the vault only")
