@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, ledger, price_history, regret, replay
+from bench import actors, crash, first, ledger, price_history, regret, replay, workers
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -43,7 +43,12 @@ def parser() -> argparse.ArgumentParser:
     ledger_verb = verbs.add_parser("ledger", help="reserve and settle through account actors, by rows and by agents")
     ledger_verb.add_argument("--rounds", type=_positive, default=ledger.LedgerOptions().rounds)
     ledger_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual pairs, rows and agents")
-    for verb in (crash_verb, first_verb, actors_verb, ledger_verb, history_verb, regret_verb):
+    workers_verb = verbs.add_parser("workers", help="one process beside several, with and without accounts")
+    workers_verb.add_argument("--requests", type=_positive, default=workers.WorkersOptions().requests)
+    workers_verb.add_argument("--rounds", type=_positive, default=workers.WorkersOptions().rounds)
+    workers_verb.add_argument("--connections", type=_positive, default=workers.WorkersOptions().connections)
+    workers_verb.add_argument("--workers", type=_positive, default=workers.WorkersOptions().workers)
+    for verb in (workers_verb, crash_verb, first_verb, actors_verb, ledger_verb, history_verb, regret_verb):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -106,6 +111,8 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         return partial(ledger.main, ledger.LedgerOptions(**options), json_file)
     if verb == "regret":
         return partial(regret.main, regret.RegretOptions(**options), json_file)
+    if verb == "workers":
+        return partial(workers.main, workers.WorkersOptions(**options), json_file)
     return partial(first.main, first.FirstOptions(**options), json_file)
 
 

@@ -24,6 +24,7 @@ class Arbstr:
     providers: Sequence[ProviderEntry]
     durability: str = "full"
     model: str = MODEL
+    accounts: bool = True
     token: str = field(default="", init=False)
     _starts: int = field(default=0, init=False)
 
@@ -37,8 +38,12 @@ class Arbstr:
 
     async def create(self, budget_sats: int) -> None:
         """Write the configuration and make the one agent with that deposit. Raises ChildFailed."""
-        text = config_text(self.providers, database=self.database, durability=self.durability, model=self.model)
+        text = config_text(
+            self.providers, database=self.database, durability=self.durability, model=self.model, accounts=self.accounts
+        )
         self._write_config(text)
+        if not self.accounts:
+            return
         output = await self._command("agents", "add", AGENT, "--deposit", str(budget_sats))
         fields = output.strip().splitlines()[-1].split("\t") if output.strip() else []
         if len(fields) != 3:
@@ -63,9 +68,9 @@ class Arbstr:
             return done.stdout.decode()
         raise ChildFailed(f"`arbstr {' '.join(words)}` did not end within {COMMAND_S:g} s")
 
-    def server(self) -> Child:
-        """The server process, not yet started; its output goes to a file of its own."""
+    def server(self, *words: str) -> Child:
+        """The server process, not yet started; its output goes to a file of its own. ``words`` are more options."""
         self._starts += 1
         log = self.directory / f"serve-{self._starts:03d}.log"
-        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", "127.0.0.1:0"]
+        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", "127.0.0.1:0", *words]
         return Child(command, log, ends_with=frozenset((0,)))

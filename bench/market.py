@@ -109,13 +109,15 @@ def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEnt
     return [ProviderEntry(p.name, p.url, str(p.host.input_rate), str(p.host.output_rate), open_s) for p in market]
 
 
-def config_text(providers: Sequence[ProviderEntry], *, database: Path, durability: str, model: str = MODEL) -> str:
-    """A configuration file: accounts on, these providers, quiet logs. Rates are sats per 1,000,000 tokens."""
+def config_text(
+    providers: Sequence[ProviderEntry], *, database: Path, durability: str, model: str = MODEL, accounts: bool = True
+) -> str:
+    """A configuration file: these providers, quiet logs. Rates are sats per 1,000,000 tokens."""
     head = [
         f'rate_unit = "{RATE_UNIT}"',
         '[server]\nlisten = "127.0.0.1:0"',
         f'[database]\npath = {json.dumps(str(database))}\ndurability = "{durability}"',
-        "[vault]",
+        *(["[vault]"] if accounts else []),
         '[logging]\nlevel = "warning"',
     ]
     tables = [

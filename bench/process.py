@@ -102,8 +102,7 @@ class Child:
 
     def cpu_s(self) -> float:
         """User and system seconds of all its threads so far; 10 ms steps."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        return _cpu_s(self.pid)
 
     async def stop(self) -> None:
         """SIGTERM and wait; SIGKILL when that takes longer than ``stop_s``. Raises ChildFailed unless it ended as it
@@ -135,6 +134,19 @@ class Child:
         self.process.kill()
         with trio.CancelScope(shield=True):
             await self._wait()
+
+
+def cpu_s_of_all(pid: int) -> dict[int, float]:
+    """User and system seconds of a process and of what it has started, by process id in the order of their start."""
+    found = {pid: _cpu_s(pid)}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found |= cpu_s_of_all(int(child))
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def arbstr_command() -> list[str]:

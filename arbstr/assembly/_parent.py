@@ -211,7 +211,7 @@ class Parent:
         theirs.close()
         ours.setblocking(False)
         self._children[place] = _Child(place, pid, ours)
-        logger.debug("%s is process %d", self._children[place].name, pid)
+        logger.info("%s is process %d", self._children[place].name, pid)
 
     def _be(self, place: int, again: bool, ours: socket.socket, theirs: socket.socket) -> int:
         """In the child: be that process. Returns its exit code, and raises nothing."""
@@ -391,6 +391,8 @@ class Parent:
 
     def _stop_all(self) -> None:
         """Cores first: what they owe is taken by the accounts. Every wait has an end, and then a SIGKILL."""
+        if self._stop_signals:
+            logger.info("told to stop: requests in flight may end")
         self._ending = True
         self._due = {place: at for place, at in self._due.items() if place == ACCOUNTS}
         for listener in self._listeners:

@@ -134,6 +134,9 @@ class Household:
     def serve(self, **options: Any) -> contextlib.AbstractContextManager[Program]:
         return serving(cwd=self.path, **options)
 
+    def serve_workers(self, count: int) -> contextlib.AbstractContextManager[Program]:
+        return serving("--workers", str(count), cwd=self.path)
+
     def check(self) -> CheckReport:
         """Audit the books; fails the test when they are wrong."""
         report = Store.check(self.path / "books.db")
