@@ -10,7 +10,19 @@ from arbstr.accounts._approvals import Approvals, Resolve, WaitFor, request_appr
 from arbstr.accounts._bank import Bank, Holder
 from arbstr.accounts._link_bank import LinkBank
 from arbstr.accounts._link_desk import LinkDesk, Session
-from arbstr.accounts._link_shapes import AskPage, GaugeFamily, Gauges, Page
+from arbstr.accounts._link_shapes import (
+    AskEnter,
+    AskPage,
+    AskTouch,
+    Client,
+    Entered,
+    GaugeFamily,
+    Gauges,
+    Limited,
+    Page,
+    TellLeft,
+    TellSpent,
+)
 from arbstr.accounts._messages import (
     AccountView,
     Balance,
@@ -49,13 +61,17 @@ __all__ = [
     "Accounts",
     "AgentAccountActor",
     "Approvals",
+    "AskEnter",
     "AskPage",
+    "AskTouch",
     "Balance",
     "Bank",
+    "Client",
     "Decided",
     "Deposit",
     "Describe",
     "Ended",
+    "Entered",
     "Execute",
     "Extend",
     "Freeze",
@@ -65,6 +81,7 @@ __all__ = [
     "Holder",
     "IssueToken",
     "IssuedToken",
+    "Limited",
     "LinkBank",
     "LinkDesk",
     "MintBudget",
@@ -86,6 +103,8 @@ __all__ = [
     "SetPolicy",
     "Settle",
     "Sweep",
+    "TellLeft",
+    "TellSpent",
     "TellingLedger",
     "TokenTable",
     "Unfreeze",

@@ -20,20 +20,26 @@ from arbstr.accounts._link_shapes import (
     FROM_ACCOUNTS,
     AnswerEnded,
     AnswerHeld,
+    AskEnter,
     AskExtend,
     AskPage,
     AskRelease,
     AskReserve,
     AskSettle,
+    AskTouch,
     Done,
+    Entered,
     FileReceipt,
     Gauges,
     Goodbye,
     Hello,
+    Limited,
     Page,
     ReadGauges,
     Refused,
+    TellLeft,
     TellRenew,
+    TellSpent,
     TokensChanged,
     Welcome,
     error_of,
@@ -155,6 +161,28 @@ class LinkBank:
 
     async def page(self, asked: AskPage, within_s: float) -> Page:
         """The answer of the other process to a request over HTTP. Raises LedgerUnavailable, NotAnswered."""
+        answer = await self._ask(asked, within_s)
+        assert isinstance(answer, Page)
+        return answer
+
+    # Limits
+
+    async def enter(self, asked: AskEnter | AskTouch) -> Entered | Limited:
+        """Count a request with those of all workers. Raises LedgerUnavailable, NotAnswered, and PermissionRefused."""
+        answer = await self._ask(asked, ASK_DEADLINE_S)
+        assert isinstance(answer, Entered | Limited)
+        return answer
+
+    def place(self, told: TellSpent | TellLeft) -> None:
+        """What is not told because the accounts are away need not be: they have forgotten the place as well."""
+        try:
+            self._link.tell(told)
+        except LinkLost:
+            pass
+        except LinkError as error:
+            logger.error("a limit is not told of an end: %s", error)
+
+    async def _ask(self, asked: Any, within_s: float) -> Any:
         future: TrioFuture[Any] = TrioFuture()
         try:
             self._link.ask(asked, lambda answer, error: _settle(future, answer, error))
@@ -167,7 +195,6 @@ class LinkBank:
             raise not_answered(error) from error
         if isinstance(answer, Refused):
             raise error_of(answer)
-        assert isinstance(answer, Page)
         return answer
 
     # What the link asks (``arbstr.link.Talk``)

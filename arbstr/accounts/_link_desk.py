@@ -19,20 +19,26 @@ from arbstr.accounts._link_shapes import (
     FROM_CORES,
     AnswerEnded,
     AnswerHeld,
+    AskEnter,
     AskExtend,
     AskPage,
     AskRelease,
     AskReserve,
     AskSettle,
+    AskTouch,
     Done,
+    Entered,
     FileReceipt,
     Gauges,
     Goodbye,
     Hello,
+    Limited,
     Page,
     ReadGauges,
     Refused,
+    TellLeft,
     TellRenew,
+    TellSpent,
     TokensChanged,
     Welcome,
     not_answered,
@@ -63,6 +69,16 @@ class Answers(Protocol):
 
     def filed(self, receipt: ReceiptRow) -> None:
         """A request has ended. Must neither wait nor raise."""
+        ...
+
+    def limit(self, session: Session, asked: AskEnter | AskTouch) -> Entered | Limited:
+        """Raises ArbstrError."""
+        ...
+
+    def place(self, session: Session, told: TellSpent | TellLeft) -> None: ...
+
+    def forget(self, session: Session) -> None:
+        """What this process had in use, is not in use any more."""
         ...
 
 
@@ -124,7 +140,9 @@ class LinkDesk:
 
     def enter(self, hello: Hello, peer: Peer) -> Session:
         session = self._sessions.get(hello.session)
-        if session is None:
+        if session is not None:
+            self.answers.forget(session)
+        else:
             session = self._sessions[hello.session] = Session(hello.worker, hello.session)
         session.peer = peer
         return session
@@ -144,6 +162,7 @@ class LinkDesk:
         """It is over: with a goodbye there is nothing left that it owns."""
         session.dead = True
         self._sessions.pop(session.name, None)
+        self.answers.forget(session)
         if self.accounts is not None:
             self.accounts.disown(session)
 
@@ -254,6 +273,8 @@ class _Visit:
                 self.peer.abort()
         elif isinstance(message, TellRenew):
             self._renew(message)
+        elif isinstance(message, TellSpent | TellLeft):
+            self.desk.answers.place(self.session, message)
         elif isinstance(message, Goodbye):
             self.desk.bury(self.session)
         elif reply is not None:
@@ -272,6 +293,8 @@ class _Visit:
             self._file(message.receipt, reply)
         elif isinstance(message, AskPage):
             self.desk.answer_page(message, reply)
+        elif isinstance(message, AskEnter | AskTouch):
+            self._limit(message, reply, session)
         elif self.desk.accounts is None:
             reply(refused(LedgerUnavailable("there are no accounts here")))
         elif isinstance(message, AskReserve):
@@ -283,6 +306,12 @@ class _Visit:
             if receipt is not None:
                 self.desk.answers.filed(receipt)
             self._ask(message.agent_id, message.message, reply)
+
+    def _limit(self, message: AskEnter | AskTouch, reply: Reply, session: Session) -> None:
+        try:
+            reply(self.desk.answers.limit(session, message))
+        except ArbstrError as error:
+            reply(refused(error))
 
     def _ask(self, agent_id: str, message: Any, reply: Reply) -> None:
         assert self.desk.accounts is not None

@@ -18,6 +18,15 @@ Headers = tuple[tuple[bytes, bytes], ...]
 Sample = tuple[str, dict[str, str], float]
 
 
+class Client(LinkMessage, frozen=True, array_like=True):
+    """Whose use counts, as far as limits look at it."""
+
+    agent_id: str | None
+    role: str
+    name: str
+    client: str
+
+
 # By a core
 
 
@@ -88,6 +97,34 @@ class AskPage(LinkMessage, frozen=True, array_like=True, tag=9):
     peer: str
 
 
+class AskEnter(LinkMessage, frozen=True, array_like=True, tag=10):
+    """A request to a model wants in, under the limits of all workers together. ``number`` is the core's own name for
+    its place. Answer: ``Entered`` or ``Limited``.
+    """
+
+    number: int
+    client: Client
+    models: tuple[str, ...]
+    tokens: int
+
+
+class AskTouch(LinkMessage, frozen=True, array_like=True, tag=11):
+    """A call that is for no model. Answer: ``Entered`` or ``Limited``."""
+
+    client: Client
+
+
+class TellSpent(LinkMessage, frozen=True, array_like=True, tag=12):
+    number: int
+    tokens: int
+
+
+class TellLeft(LinkMessage, frozen=True, array_like=True, tag=13):
+    """Also of a place that was never given."""
+
+    number: int
+
+
 # By the process of the accounts
 
 
@@ -140,6 +177,19 @@ class Gauges(LinkMessage, frozen=True, array_like=True, tag=45):
     families: tuple[GaugeFamily, ...]
 
 
+class Entered(LinkMessage, frozen=True, array_like=True, tag=47):
+    headers: Headers
+
+
+class Limited(LinkMessage, frozen=True, array_like=True, tag=48):
+    """A RateLimited."""
+
+    message: str
+    retry_after_s: float
+    headers: Headers
+    details: dict[str, int | str]
+
+
 class Refused(LinkMessage, frozen=True, array_like=True, tag=46):
     """An ArbstrError."""
 
@@ -162,11 +212,17 @@ FROM_CORES: Final = Codec(
     | TellRenew
     | FileReceipt
     | AskPage
+    | AskEnter
+    | AskTouch
+    | TellSpent
+    | TellLeft
     | Done
     | Gauges
 )
 """What the process of the accounts takes."""
-FROM_ACCOUNTS: Final = Codec(Welcome | AnswerHeld | AnswerEnded | Done | Page | Refused | TokensChanged | ReadGauges)
+FROM_ACCOUNTS: Final = Codec(
+    Welcome | AnswerHeld | AnswerEnded | Done | Page | Refused | Entered | Limited | TokensChanged | ReadGauges
+)
 """What a core takes."""
 
 _KINDS: Final = {
@@ -175,6 +231,7 @@ _KINDS: Final = {
         errors.InvalidRequest,
         errors.AuthenticationFailed,
         errors.NotFound,
+        errors.PermissionRefused,
         errors.BillingRefused,
         errors.LedgerUnavailable,
         errors.NotAnswered,

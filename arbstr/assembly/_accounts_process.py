@@ -13,12 +13,25 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import trio
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from actors import ActorSystem
-from arbstr.accounts import AskPage, LinkDesk, Page, resolve_orphans
+from arbstr.accounts import (
+    AskEnter,
+    AskPage,
+    AskTouch,
+    Entered,
+    Limited,
+    LinkDesk,
+    Page,
+    Session,
+    TellLeft,
+    TellSpent,
+    resolve_orphans,
+)
 from arbstr.assembly._control import Ready, Reins, say_failed
 from arbstr.assembly._core import ConfigSource
+from arbstr.assembly._door import Doorman
 from arbstr.assembly._housekeeping import HoldCount, keep_accounts
 from arbstr.assembly._serve import STOP_GRACE_S, demo_agent, refuse_wrong_books
 from arbstr.assembly._vault import Vault
@@ -82,6 +95,7 @@ class _Process:
     seed: AccountsSeed
     logs: Logs
     config: Config
+    limits: Limits = field(factory=Limits)
 
     async def run(self) -> None:
         """Raises StoreError, in groups or not."""
@@ -120,7 +134,8 @@ class _Process:
                 services.vault = await vault.start(config.server, stack)
             gate = Gate()
             around = _Around(system, store, count, accounts is not None)
-            answers = _Answers(make_app(services, gate), Metrics(None), ProcessGauges(around))
+            self._configure_limits()
+            answers = _Answers(make_app(services, gate), Metrics(None), ProcessGauges(around), Doorman(self.limits))
             desk = LinkDesk(accounts, store if vault is None else vault.ledger, answers)
             answers.desk = desk
             async with trio.open_nursery() as nursery:
@@ -141,7 +156,7 @@ class _Process:
 
     def _services(self, store: Store) -> Services:
         """Of the vault's pages; nothing else is asked for here."""
-        limits = Limits(rate_limit_rps=self.config.server.rate_limit_rps)
+        limits = self.limits
         return Services(
             config=self.config.server,
             authenticate=_nobody,
@@ -152,6 +167,9 @@ class _Process:
             touch=lambda caller: limits.touch(caller, trio.current_time()),
         )
 
+    def _configure_limits(self) -> None:
+        self.limits.configure(self.config.limits, rate_limit_rps=self.config.server.rate_limit_rps)
+
     async def _use(self, text: str) -> None:
         assert self.seed.source is not None
         try:
@@ -159,6 +177,7 @@ class _Process:
         except ConfigError as error:
             raise ValueError(str(error)) from error
         self.logs.configure(self.config.logging)
+        self._configure_limits()
 
 
 async def _wait_for_cores(desk: LinkDesk) -> None:
@@ -175,6 +194,7 @@ class _Answers:
     app: EdgeApp
     metrics: Metrics
     own: ProcessGauges
+    doorman: Doorman
     desk: LinkDesk | None = None
 
     def filed(self, receipt: ReceiptRow) -> None:
@@ -182,6 +202,15 @@ class _Answers:
             self.metrics.finished(None, receipt)
         except Exception:  # not what the request is about, and nothing may fail for it
             logger.exception("request %s was not counted", receipt.request_id)
+
+    def limit(self, session: Session, asked: AskEnter | AskTouch) -> Entered | Limited:
+        return self.doorman.limit(session, asked)
+
+    def place(self, session: Session, told: TellSpent | TellLeft) -> None:
+        self.doorman.place(session, told)
+
+    def forget(self, session: Session) -> None:
+        self.doorman.forget(session)
 
     async def page(self, asked: AskPage) -> Page:
         if asked.path != "/metrics":

@@ -15,6 +15,7 @@ from attrs import define, frozen
 from actors import ActorDeadError, ActorSystem, AskTimeout, InboxFull
 from arbstr.accounts import AskPage, LinkBank
 from arbstr.assembly._control import Ready, Reins, say_failed
+from arbstr.assembly._door import FarDoor
 from arbstr.assembly._housekeeping import Keeper
 from arbstr.assembly._serve import STOP_GRACE_S, Live, Parts
 from arbstr.assembly._views import Gauges, MarketView
@@ -144,6 +145,7 @@ class CoreTree(Parts):
             catalog = await self.start_catalog(system, fleet)
             log = RequestLog(self.config.logging)
             context = self.context(system, fleet, self.receipts, None if self.config.vault is None else bank)
+            context.door = FarDoor(bank, self.limits)
             requests = Requests(context)
             keeper = Keeper(fleet, catalog, requests)
             bank.watched = ProcessGauges(Gauges(system, self.directory, self.receipts, keeper))
@@ -180,7 +182,7 @@ class CoreTree(Parts):
             quote=requests.quote,
             providers=lambda: self.directory.snapshot,
             read=self.receipts.read,
-            touch=requests.touch,
+            touch_elsewhere=FarDoor(self.bank, self.limits).touch,
             market=MarketView(self.board),
             gather_metrics=self._metrics,
             forward=None if context.accounts is None else self.bank.page,

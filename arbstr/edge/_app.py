@@ -147,7 +147,8 @@ class EdgeApp:
         if not caller.proven and not buys:
             raise AuthenticationFailed("the bearer token is not known here; it becomes known with its first request")
         if not buys:  # what is for a model is counted with its tokens, further in
-            exchange.limit_headers = services.touch(caller)
+            far = services.touch_elsewhere
+            exchange.limit_headers = services.touch(caller) if far is None else await far(caller)
         if len(path) > MAX_PATH:
             raise InvalidRequest(f"the path is longer than {MAX_PATH} characters", status=414)
         if found is None:

@@ -41,6 +41,8 @@ class Services:
     read: Reader
     touch: Callable[[Caller], HeaderTuple] = lambda caller: ()
     """Count a request that is not for a model. Gives the headers that tell of limits; raises RateLimited."""
+    touch_elsewhere: Callable[[Caller], Awaitable[HeaderTuple]] | None = None
+    """In the place of ``touch``, where several processes count together."""
     market: Callable[[], Mapping[str, object]] = lambda: NO_FEED
     """The ``market`` object of ``/providers`` (contract section 16.4)."""
     metrics: Callable[[], bytes] = bytes

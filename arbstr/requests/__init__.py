@@ -4,15 +4,18 @@ from arbstr.requests._access import Authenticator
 from arbstr.requests._actor import Quote, RequestActor, Requests
 from arbstr.requests._context import Observer, RequestContext, Upstreams
 from arbstr.requests._interface import Caller, ClientGone, ModelRequest, PlainAnswer, Responder
-from arbstr.requests._limits import Limits
+from arbstr.requests._limits import Door, Limits, Pass, Place
 
 __all__ = [
     "Authenticator",
     "Caller",
     "ClientGone",
+    "Door",
     "Limits",
     "ModelRequest",
     "Observer",
+    "Pass",
+    "Place",
     "PlainAnswer",
     "Quote",
     "RequestActor",

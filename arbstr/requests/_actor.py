@@ -24,7 +24,7 @@ from arbstr.requests._answer import JSON_TYPE, error_answer
 from arbstr.requests._context import RequestContext
 from arbstr.requests._interface import Caller, ModelRequest, PlainAnswer, Responder
 from arbstr.requests._life import Intake, RequestLife
-from arbstr.requests._limits import HeaderList, Pass
+from arbstr.requests._limits import HeaderList, Place
 from arbstr.requests._purse import AccountPurse, Purse, UnheldPurse
 from arbstr.routing import Demand, Selection
 
@@ -79,7 +79,7 @@ class Stay:
     """One request's time with us: among those in flight, and within the limits. ``end`` it once it has ended."""
 
     _in_flight: dict[TrioActorRef[RequestActor], None]
-    _place: Pass
+    _place: Place
     ref: TrioActorRef[RequestActor] | None = None
     detached: bool = False
     """Nobody waits for it any more, but it goes on; the actor will end the stay."""
@@ -237,7 +237,7 @@ class Requests:
         if self._context.accounts is not None and request.caller.agent_id is None:
             raise PermissionRefused("the admin token cannot spend; use an agent's token", reason="admin_cannot_spend")
         try:
-            intake = self._take_in(request)
+            intake = await self._take_in(request)
         except RateLimited as limited:
             return error_answer(limited, request.request_id, (JSON_TYPE, *limited.headers))
         stay = Stay(self._in_flight, intake.place)
@@ -247,15 +247,15 @@ class Requests:
             if not stay.detached:
                 stay.end()
 
-    def _take_in(self, request: ModelRequest) -> Intake:
+    async def _take_in(self, request: ModelRequest) -> Intake:
         context, router, call = self._context, self._context.router, request.call
         demand = router.demand(call, policy=request.policy, complexity=request.complexity)
-        place = context.limits.enter(
-            request.caller,
-            models=(call.model, demand.model),
-            tokens=demand.prompt_tokens + demand.completion_tokens,
-            now=trio.current_time(),
-        )
+        models, tokens = (call.model, demand.model), demand.prompt_tokens + demand.completion_tokens
+        place: Place
+        if context.door is None:
+            place = context.limits.enter(request.caller, models=models, tokens=tokens, now=trio.current_time())
+        else:
+            place = await context.door.enter(request.caller, models=models, tokens=tokens)
         return Intake(router, demand, place)
 
     async def _stay(

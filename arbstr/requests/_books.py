@@ -13,7 +13,7 @@ import trio
 
 from arbstr.errors import BillingRefused, LedgerUnavailable
 from arbstr.requests._context import Observer
-from arbstr.requests._limits import Pass
+from arbstr.requests._limits import Place
 from arbstr.requests._purse import Purse
 from arbstr.requests._record import Consumption, Record
 from arbstr.routing import Candidate, Demand, Saved, savings
@@ -34,7 +34,7 @@ class Books:
     """Of one request. ``limit`` is how many completion tokens the client allows, None when it does not say."""
 
     def __init__(
-        self, record: Record, purse: Purse, demand: Demand, observers: Sequence[Observer], place: Pass
+        self, record: Record, purse: Purse, demand: Demand, observers: Sequence[Observer], place: Place
     ) -> None:
         self._record = record
         self._request = record.request

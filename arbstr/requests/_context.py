@@ -10,7 +10,7 @@ from actors import ActorSystem
 from arbstr.accounts import Bank
 from arbstr.providers import Directory, ProviderView, Upstream
 from arbstr.requests._interface import ModelRequest
-from arbstr.requests._limits import Limits
+from arbstr.requests._limits import Door, Limits
 from arbstr.routing import Offer, Offers, Router
 from arbstr.store import ReceiptRow, Receipts
 
@@ -46,6 +46,8 @@ class RequestContext:
     heartbeat_s: float = 0.0
     """Of silence, after which the client of a stream gets a comment; 0: never."""
     limits: Limits = field(factory=Limits)
+    door: Door | None = None
+    """Who counts instead, where several processes answer requests."""
     observers: tuple[Observer, ...] = ()
     stopping: bool = False
     """The process is shutting down: a request that is cancelled now was cancelled by us."""

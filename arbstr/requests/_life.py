@@ -22,7 +22,7 @@ from arbstr.requests._attempts import Attempts
 from arbstr.requests._books import Books
 from arbstr.requests._context import RequestContext
 from arbstr.requests._interface import ClientGone, ModelRequest, PlainAnswer, Responder
-from arbstr.requests._limits import Pass
+from arbstr.requests._limits import Place
 from arbstr.requests._outlet import Outlet
 from arbstr.requests._plain import Whole, take_plain
 from arbstr.requests._plan import Plan
@@ -42,7 +42,7 @@ class Intake:
 
     router: Router
     demand: Demand
-    place: Pass
+    place: Place
 
 
 class Owner(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from math import ceil
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import define, field, frozen
 
@@ -78,6 +78,30 @@ class _Bound:
     whose: str
 
 
+class Place(Protocol):
+    """One request's place under the limits, wherever they are kept."""
+
+    @property
+    def headers(self) -> HeaderList:
+        """OpenAI's ``x-ratelimit-*``, as things stood when it came in."""
+
+    def spent(self, tokens: int, now: float) -> None: ...
+
+    def leave(self, now: float) -> None: ...
+
+
+class Door(Protocol):
+    """Limits that are kept in another process, for several processes together."""
+
+    async def enter(self, caller: Caller, *, models: tuple[str, ...], tokens: int) -> Place:
+        """Raises PermissionRefused, RateLimited, and LedgerUnavailable when nobody can say."""
+        ...
+
+    async def touch(self, caller: Caller) -> HeaderList:
+        """Raises RateLimited, LedgerUnavailable."""
+        ...
+
+
 @define(eq=False)
 class Pass:
     """One request's place: tell it what was ``spent`` once that is known, and ``leave`` when the request has ended."""
@@ -131,6 +155,16 @@ class Limits:
         }
         self._rps = rate_limit_rps
         self._limited = bool(rate_limit_rps or config.agents) or config.total != Limit() or config.agent != Limit()
+
+    @property
+    def limited(self) -> bool:
+        """There is a limit for anybody."""
+        return self._limited
+
+    @property
+    def counts_calls(self) -> bool:
+        """Calls that are for no model are limited."""
+        return bool(self._rps)
 
     @property
     def in_flight(self) -> int:
