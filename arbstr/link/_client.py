@@ -176,7 +176,7 @@ class Link:
                 await trio.sleep_forever()
             if not was_up:
                 logger.warning("the other side of the link does not answer")
-                running.cancel_scope.cancel()
+                peer.abort()
 
         greeting = trio.CancelScope(deadline=trio.current_time() + GREETING_S)
         peer.ask(self._talk.hello(), welcomed)

@@ -243,3 +243,15 @@ async def test_await_is_a_checkpoint_when_the_value_is_already_there() -> None:
         scope.cancel()
         await made
     assert scope.cancelled_caught
+
+
+async def test_who_cannot_wait_is_called_when_the_future_is_set_and_at_once_when_it_was() -> None:
+    future: TrioFuture[int] = TrioFuture()
+    heard: list[int] = []
+    future.then_call(lambda each: heard.append(each.result()))
+    assert heard == []
+    future.set(3)
+    assert heard == [3]
+    future.then_call(lambda each: heard.append(each.result() + 1))
+    assert heard == [3, 4]
+    assert await future == 3

@@ -206,7 +206,7 @@ async def keeper(world: World, *configs: ProviderConfig) -> Keeper:
     await fleet.start()
     await fleet.apply(configs)
     catalog = world.system.start(CatalogActor, Config(providers=configs), fleet, MarketBoard())
-    return Keeper(fleet, catalog, world.requests, world.accounts, world.store)
+    return Keeper(fleet, catalog, world.requests, world.accounts, _housekeeping.HoldCount(world.store))
 
 
 async def test_the_program_ends_when_provider_actors_crash_faster_than_they_can_be_restarted(
