@@ -252,7 +252,7 @@ def test_processes_end_by_themselves_and_in_order_when_the_parent_is_killed(hous
                     f"the end of {pid}",
                     lambda: not Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}").exists() else True,
                     program,
-                )  # noqa: B023
+                )
     report = household.check()
     assert report.open_holds == 0
     assert report.spent_msat >= load.told_msat
