@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -140,10 +141,7 @@ def test_both_workers_answer_and_the_books_are_one_when_requests_come_on_many_co
             stats = http.get("/v1/stats").json()
             metrics = http.get("/metrics").text
         assert stats["counts"]["total"] == 40
-        assert (
-            'arbstr_requests_total{endpoint="chat/completions",model="m",outcome="ok",provider="one",stream="false"} 40.0'
-            in metrics
-        )
+        assert re.search(r'arbstr_requests_total\{.*provider="one".*\} 40\.0', metrics)
         assert f'arbstr_cost_msat_total{{model="m",provider="one"}} {float(told)}' in metrics
         for worker in ("accounts", "1", "2"):
             assert f'arbstr_worker_up{{worker="{worker}"}} 1.0' in metrics
@@ -220,6 +218,14 @@ def test_nothing_is_lost_and_requests_go_on_when_the_process_of_the_accounts_is_
     assert "HOLD_RESOLVED" not in audit_actions(household.path / "books.db")
 
 
+def has_ended(pid: int) -> bool:
+    """Also as somebody whom nobody has buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def audit_actions(path: Path) -> set[str]:
     return set(Store.read_from(path, lambda db: [action for (action,) in db.execute("SELECT action FROM audit")]))
 
@@ -248,11 +254,7 @@ def test_processes_end_by_themselves_and_in_order_when_the_parent_is_killed(hous
             load.wait_for(10)
             program.process.kill()
             for pid in children.values():
-                wait_until(
-                    f"the end of {pid}",
-                    lambda: not Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}").exists() else True,
-                    program,
-                )
+                wait_until(f"the end of {pid}", partial(has_ended, pid), program)
     report = household.check()
     assert report.open_holds == 0
     assert report.spent_msat >= load.told_msat
