@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 RETURN_S: Final = 3.0
 """A core that lives is back within milliseconds: it only has to notice that the connection has ended."""
 PUBLISH_S: Final = 2.0
-"""For every core to take a change of tokens. One that does not is cut off: it comes back with all of them."""
+"""For every core to take a change of tokens; one that does not read its link lets nobody in either."""
 GAUGES_S: Final = 2.0
 MAX_PAGES: Final = 256
 """Requests over HTTP that are answered at once."""
@@ -90,6 +90,8 @@ class Session:
     name: str
     peer: Peer | None = None
     dead: bool = False
+    breaks: int = 0
+    """How often a connection of it has ended."""
 
     def is_alive(self) -> bool:
         return not self.dead
@@ -150,11 +152,12 @@ class LinkDesk:
     def _begin_waiting(self, session: Session) -> None:
         assert self._nursery is not None
         if not session.dead:
-            self._nursery.start_soon(self._wait_for_return, session)
+            session.breaks += 1
+            self._nursery.start_soon(self._wait_for_return, session, session.breaks)
 
-    async def _wait_for_return(self, session: Session) -> None:
+    async def _wait_for_return(self, session: Session, breaks: int) -> None:
         await trio.sleep(RETURN_S)
-        if session.peer is None and not session.dead:
+        if session.peer is None and session.breaks == breaks and not session.dead:
             logger.warning("worker %d has died; what it held money for is resolved", session.worker)
             self.bury(session)
 
@@ -278,7 +281,11 @@ class _Visit:
         elif isinstance(message, Goodbye):
             self.desk.bury(self.session)
         elif reply is not None:
-            self._answer(message, reply, self.session)
+            try:
+                self._answer(message, reply, self.session)
+            except Exception:  # the rim: one message must not end everything, nor be repeated for ever
+                logger.exception("%s of worker %s failed unexpectedly", type(message).__name__, self.worker)
+                reply(refused(InternalError("the accounts failed at this message")))
 
     def _renew(self, message: TellRenew) -> None:
         if self.desk.accounts is not None:

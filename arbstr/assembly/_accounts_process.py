@@ -112,16 +112,18 @@ class _Process:
             tokens = store.tokens_now()
             store.attach(trio.lowlevel.current_trio_token())
             try:
-                await self._run_tree(store, demo, holders, tokens)
+                nobody_lives = await self._run_tree(store, demo, holders, tokens)
             finally:
                 # What the writer still has to say goes to actors that have ended.
                 store.detach()
-            resolve_orphans(store)  # no core lives any more
+            if nobody_lives:
+                resolve_orphans(store)
 
-    async def _run_tree(self, store: Store, demo: NewAgent | None, holders: list[str], tokens: list[TokenRow]) -> None:
+    async def _run_tree(self, store: Store, demo: NewAgent | None, holders: list[str], tokens: list[TokenRow]) -> bool:
+        """Returns whether all cores have ended, when it has been told to stop."""
         seed, config = self.seed, self.config
         told_to_stop = trio.Event()
-        reins = Reins(seed.control, self._use, told_to_stop.set)
+        reins = Reins(seed.control, self._use, told_to_stop.set, heeds_sigterm=False)
         async with AsyncExitStack() as stack:
             system = await stack.enter_async_context(ActorSystem.run())
             vault = None if config.vault is None else Vault.of(system, store, tokens, config.vault)
@@ -145,14 +147,14 @@ class _Process:
                     nursery.start_soon(keep_accounts, accounts, count)
                 reins.say(Ready(None if demo is None else (demo.agent_id, demo.name, demo.token)))
                 await told_to_stop.wait()
-                if reins.parent_gone:
-                    await _wait_for_cores(desk)
+                nobody_lives = not reins.parent_gone or await _have_ended(desk)
                 gate.drain()
                 with trio.move_on_after(PAGES_S):
                     await gate.wait_empty()
                 gate.expire()
                 nursery.cancel_scope.cancel()
             await system.stop_all(grace_s=STOP_GRACE_S)
+        return nobody_lives
 
     def _services(self, store: Store) -> Services:
         """Of the vault's pages; nothing else is asked for here."""
@@ -180,11 +182,13 @@ class _Process:
         self._configure_limits()
 
 
-async def _wait_for_cores(desk: LinkDesk) -> None:
-    """Without a parent nobody says when they have ended."""
+async def _have_ended(desk: LinkDesk) -> bool:
+    """Without a parent nobody says when the cores have ended: wait for it. False when it takes too long."""
     with trio.move_on_after(ORPHANED_S):
         while desk.sessions:  # noqa: ASYNC110 - at the end of the program only
             await trio.sleep(_POLL_S)
+        return True
+    return False
 
 
 @define(eq=False)

@@ -69,7 +69,8 @@ def _nothing() -> None:
 
 @define(eq=False)
 class Reins:
-    """The child's end. The parent's death is a word to stop, and so is SIGTERM to this process alone.
+    """The child's end. The parent's death is a word to stop, and so is SIGTERM to this process alone, if it is heeded:
+    who stops a whole group of processes at once tells everybody, and some are needed longer.
 
     ``use`` applies a configuration and raises ValueError when it cannot be.
     """
@@ -78,6 +79,7 @@ class Reins:
     use: Callable[[str], Awaitable[None]]
     stop: Callable[[], None]
     expire: Callable[[], None] = _nothing
+    heeds_sigterm: bool = True
     parent_gone: bool = False
     _peer: Peer | None = None
     _nursery: trio.Nursery | None = None
@@ -93,7 +95,8 @@ class Reins:
                 nursery.start_soon(self._follow_parent, self._peer)
                 task_status.started()
                 async for _ in signals:
-                    self._stop()
+                    if self.heeds_sigterm:
+                        self._stop()
 
     async def _follow_parent(self, peer: Peer) -> None:
         await peer.run()

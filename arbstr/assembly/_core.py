@@ -145,7 +145,7 @@ class CoreTree(Parts):
             catalog = await self.start_catalog(system, fleet)
             log = RequestLog(self.config.logging)
             context = self.context(system, fleet, self.receipts, None if self.config.vault is None else bank)
-            context.door = FarDoor(bank, self.limits)
+            door = context.door = FarDoor(bank, self.limits)
             requests = Requests(context)
             keeper = Keeper(fleet, catalog, requests)
             bank.watched = ProcessGauges(Gauges(system, self.directory, self.receipts, keeper))
@@ -164,7 +164,7 @@ class CoreTree(Parts):
                 await nursery.start(reins.run)
                 nursery.start_soon(keeper.run)
                 await serve_edge(
-                    make_app(self._core_services(context, requests), gate),
+                    make_app(self._core_services(context, requests, door), gate),
                     self.config.server,
                     listeners=listeners,
                     bound=lambda _: reins.say(Ready()),
@@ -174,7 +174,7 @@ class CoreTree(Parts):
                 nursery.cancel_scope.cancel()
             await system.stop_all(grace_s=STOP_GRACE_S)
 
-    def _core_services(self, context: RequestContext, requests: Requests) -> Services:
+    def _core_services(self, context: RequestContext, requests: Requests, door: FarDoor) -> Services:
         return Services(
             config=self.config.server,
             authenticate=Authenticator(self.config.server, context.accounts, self.seed.demo),
@@ -182,7 +182,7 @@ class CoreTree(Parts):
             quote=requests.quote,
             providers=lambda: self.directory.snapshot,
             read=self.receipts.read,
-            touch_elsewhere=FarDoor(self.bank, self.limits).touch,
+            touch_elsewhere=door.touch,
             market=MarketView(self.board),
             gather_metrics=self._metrics,
             forward=None if context.accounts is None else self.bank.page,

@@ -129,9 +129,10 @@ class Parent:
         with self._signals():
             try:
                 self._start_all()
-                self._up = True
-                print(announcement(self._addresses, self.config, self._demo_of()), flush=True)  # noqa: T201
-                self._leave_word(ReloadOutcome(self._generation, os.getpid(), time.time_ns()))
+                if not self._stopping:
+                    self._up = True
+                    print(announcement(self._addresses, self.config, self._demo_of()), flush=True)  # noqa: T201
+                    self._leave_word(ReloadOutcome(self._generation, os.getpid(), time.time_ns()))
                 while not (self._stopping or self._given_up):
                     self._turn(None)
                     if self._reload_wanted:
@@ -179,6 +180,8 @@ class Parent:
         self._await_ready((ACCOUNTS,))
         self._demo = ready.demo if (ready := self._children[ACCOUNTS].ready) is not None else None
         workers = range(1, self.config.server.workers + 1)
+        if self._stopping:
+            return
         for place in workers:
             self._fork(place)
         self._await_ready(workers)
@@ -399,12 +402,12 @@ class Parent:
             listener.close()
         for child in self._cores():
             self._tell_to_stop(child)
-        expired = self._stop_signals
+        expired = False
 
         def cores_ended() -> bool:
             nonlocal expired
-            if self._stop_signals > max(1, expired):
-                expired = self._stop_signals
+            if self._stop_signals > 1 and not expired:
+                expired = True
                 logger.info("told again, ending the requests in flight")
                 for child in self._cores():
                     self._say(child, Expire())
@@ -451,9 +454,9 @@ class Parent:
             logger.warning("%s", warning)
         result = reloaded(self.config, wanted)
         problems = self._have_used(text)
+        if problems and not self._stopping and (undone := self._have_used(self._text)):
+            logger.error("nor could the former configuration be applied again: %s", "; ".join(undone))
         if problems:
-            if undone := self._have_used(self._text):
-                logger.error("nor could the former configuration be applied again: %s", "; ".join(undone))
             return self._outcome(problems)
         self.config, self._text = result.config, text
         self._logs.configure(result.config.logging)
@@ -470,7 +473,11 @@ class Parent:
         self._uses += 1
         for child in asked:
             self._say(child, Use(self._uses, text))
-        answered = self._until(lambda: all(each.used == self._uses or each.ended for each in asked), RELOAD_S)
+        answered = self._until(
+            lambda: self._stopping or all(each.used == self._uses or each.ended for each in asked), RELOAD_S
+        )
+        if self._stopping:
+            return ("arbstr was told to stop meanwhile",)
         if not answered:
             return (f"not every process has said within {RELOAD_S:g} s what came of it",)
         problems = [f"{each.name} has ended meanwhile; try again" for each in asked if each.ended]

@@ -366,3 +366,85 @@ def test_it_gives_up_with_1_when_processes_end_again_and_again(household: Househ
         assert program.process.wait(60) == 1
     assert "giving up" in "".join(program.output)
     assert household.check().open_holds == 0
+
+
+class Stream(threading.Thread):
+    """One streamed answer, read to whatever end it has."""
+
+    def __init__(self, program: Program, token: str, max_tokens: int) -> None:
+        super().__init__()
+        self._program, self._token, self._max_tokens = program, token, max_tokens
+        self.text = ""
+        self.begun = threading.Event()
+        self.start()
+        assert self.begun.wait(PATIENCE_S)
+
+    def run(self) -> None:
+        with (
+            self._program.client(self._token, timeout_s=60) as http,
+            http.stream("POST", CHAT, json=body(self._max_tokens, stream=True)) as answer,
+            contextlib.suppress(httpx.HTTPError),
+        ):
+            for piece in answer.iter_text():
+                self.text += piece
+                self.begun.set()
+
+
+def test_everything_ends_in_order_when_every_process_is_told_at_once(household: Household) -> None:
+    household.write_config(mock_provider("one", "tokens_per_s=40"))
+    token = household.add_agent("a", "1000000")
+    with workers(household) as program:
+        streams = [Stream(program, token, 60) for _ in range(3)]
+        for pid in (*pids(program).values(), program.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        for stream in streams:
+            stream.join(PATIENCE_S)
+        assert program.process.wait(60) == 0
+    assert [stream.text.count("[DONE]") for stream in streams] == [1] * 3
+    assert "is process" not in "".join(program.output).partition("told to stop")[2]
+    assert household.check().open_holds == 0
+
+
+def test_one_worker_lets_its_streams_end_and_another_takes_its_place_when_it_is_told_alone(
+    household: Household,
+) -> None:
+    household.write_config(mock_provider("one", "tokens_per_s=40"))
+    token = household.add_agent("a", "1000000")
+    with workers(household) as program:
+        streams = [Stream(program, token, 60) for _ in range(4)]
+        before = pids(program)["1"]
+        os.kill(before, signal.SIGTERM)
+        for stream in streams:
+            stream.join(PATIENCE_S)
+        wait_until("another worker", lambda: pids(program)["1"] != before, program)
+        assert ask(program, token).status_code == 200
+        settle_and_check(household, program)
+    assert [stream.text.count("[DONE]") for stream in streams] == [1] * 4
+
+
+def test_streams_end_with_an_error_and_are_settled_when_it_is_told_to_stop_twice(household: Household) -> None:
+    household.write_config(mock_provider("one", "tokens_per_s=20"), server="shutdown_grace_s = 600")
+    token = household.add_agent("a", "1000000")
+    with workers(household) as program:
+        streams = [Stream(program, token, 4_000) for _ in range(2)]
+        program.process.send_signal(signal.SIGTERM)
+        program.process.send_signal(signal.SIGINT)
+        for stream in streams:
+            stream.join(PATIENCE_S)
+        assert program.process.wait(60) == 0
+    for stream in streams:
+        assert "[DONE]" not in stream.text
+        assert "shutting_down" in stream.text
+    report = household.check()
+    assert report.open_holds == 0
+    assert report.spent_msat > 0
+
+
+def test_limits_are_those_of_all_workers_together(household: Household) -> None:
+    household.write_config(mock_provider("one", QUICK) + "[limits.agent]\nrequests_per_minute = 10\n")
+    token = household.add_agent("a", "1000000")
+    with workers(household) as program:
+        statuses = Counter(ask(program, token).status_code for _ in range(16))
+        assert statuses[200] in (10, 11)  # one more may have come back by now
+        assert statuses[429] == 16 - statuses[200]
+        settle_and_check(household, program)
