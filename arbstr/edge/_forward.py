@@ -14,9 +14,9 @@ from arbstr.accounts import AskPage, Page
 from arbstr.edge._exchange import Exchange, Message
 from arbstr.edge._gate import Gate, Visit
 from arbstr.edge._services import Limits, Services
-from arbstr.edge._vault import MAX_BODY_BYTES, MAX_WAIT_S
+from arbstr.edge._vault import MAX_BODY_BYTES, MAX_WAIT_S, error_answer
 from arbstr.edge._vault_routes import is_vaults
-from arbstr.errors import BodyTooLarge, ShuttingDown
+from arbstr.errors import ArbstrError, BodyTooLarge, ShuttingDown
 from arbstr.requests import PlainAnswer
 
 PAGE_S: Final = MAX_WAIT_S + 30.0
@@ -37,7 +37,13 @@ class ForwardedPages:
         return is_vaults(path)
 
     async def answer(self, scope: Message, exchange: Exchange, visit: Visit) -> PlainAnswer:
-        """Raises ``ClientGone`` and ArbstrError."""
+        """Raises ``ClientGone``, and what nobody expects."""
+        try:
+            return await self._answer(scope, exchange, visit)
+        except ArbstrError as error:
+            return error_answer(error)
+
+    async def _answer(self, scope: Message, exchange: Exchange, visit: Visit) -> PlainAnswer:
         self.gate.admit(visit, self.services.config.max_requests)
         with visit.scope:
             page = await self.ask(await self._asked(scope, exchange, visit), PAGE_S)

@@ -116,6 +116,11 @@ class Asked:
 Page = Callable[[Asked], Awaitable[tuple[int, bodies.Body]]]
 
 
+def error_answer(error: ArbstrError) -> PlainAnswer:
+    """An error in the vault's words."""
+    return _json(error.status, _error_body(error), _headers_of(error))
+
+
 class VaultPages:
     """The routes over one vault."""
 
@@ -170,7 +175,7 @@ class VaultPages:
         except Invalid as invalid:
             return _json(400, bodies.framework_error(400, "FST_ERR_VALIDATION", invalid.message))
         except ArbstrError as error:
-            return _json(error.status, _error_body(error), _headers_of(error))
+            return error_answer(error)
 
     async def _answer(self, scope: Message, exchange: Exchange, visit: Visit) -> tuple[int, bodies.Body]:
         path, method = scope["path"], scope["method"]

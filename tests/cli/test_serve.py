@@ -116,3 +116,25 @@ def test_the_file_is_read_again_with_the_same_options_when_the_assembly_asks(
 def test_there_is_nothing_to_read_again_when_mocked(run: Callable, assembly: Assembly) -> None:
     run("serve", "--mock")
     assert assembly.reads == [None]
+
+
+def test_workers_option_wins_and_is_checked(run: Callable, write: Callable, assembly: Assembly) -> None:
+    write("[server]\nworkers = 3\n" + PROVIDER)
+    run("serve")
+    run("serve", "--workers", "2")
+    assert [config.server.workers for config, _ in assembly.calls] == [3, 2]
+    result = run("serve", "--workers", "0")
+    assert (result.code, len(assembly.calls)) == (1, 2)
+    assert result.err.startswith("Error: --workers: 0 is out of range")
+
+
+def test_the_file_is_read_again_with_the_options_when_the_assembly_asks(
+    run: Callable, write: Callable, assembly: Assembly
+) -> None:
+    write(PROVIDER)
+    run("serve", "--workers", "2")
+    (source,) = assembly.reads
+    write(PROVIDER.replace('"a"', '"b"', 1))
+    config = source.parse(source.text())
+    assert (config.providers[0].name, config.server.workers) == ("b", 2)
+    assert source() == config

@@ -10,10 +10,10 @@ import h11
 import httpx
 import pytest
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from arbstr.config import ServerConfig
-from arbstr.edge import NO_FEED, Gate, Limits, Services, make_app, serve
+from arbstr.edge import NO_FEED, Gate, Limits, Services, answer_page, make_app, serve
 from arbstr.providers import ProviderView
 from arbstr.requests import Caller, ModelRequest, PlainAnswer, Responder
 
@@ -164,6 +164,7 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
         metrics: Callable[[], bytes] = lambda: b"up 1\n",
         vault: Any = None,
         vault_alone: bool = False,
+        forwarded: bool = False,
         limits: Limits | None = None,
         listeners: Any = None,
         **config: Any,
@@ -184,6 +185,9 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
             vault=vault,
             vault_alone=vault_alone,
         )
+        if forwarded:  # the vault is another process, and this one passes its pages on
+            behind = make_app(services, Gate(), limits)
+            services = evolve(services, vault=None, forward=lambda asked, within_s: answer_page(behind, asked))
         app = make_app(services, gate, limits)
         rig = Rig("", gate, trio.Event(), trio.Event())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ EXPECTED = "Invalid input: expected"
 NULL_METADATA = b'{"name":"a","metadata":null}'
 
 
-@pytest.fixture
-async def serve(start: Any, tmp_path: Path) -> AsyncIterator[StartVault]:
-    async with open_vault(start, tmp_path) as serve:
+@pytest.fixture(params=[pytest.param(False, id="here"), pytest.param(True, id="forwarded")])
+async def serve(request: pytest.FixtureRequest, start: Any, tmp_path: Path) -> AsyncIterator[StartVault]:
+    """The pages of a vault in this process, and those that are passed on to another."""
+    async with open_vault(partial(start, forwarded=request.param), tmp_path) as serve:
         yield serve
 
 
@@ -96,6 +98,7 @@ async def test_unknown_route_is_404_with_its_method_and_url(vault: Vault, method
     assert reply.body == {"message": f"Route {method}:{path} not found", "error": "Not Found", "statusCode": 404}
 
 
+@pytest.mark.parametrize("serve", [False], indirect=True)  # one that passes on is not alone
 async def test_everything_is_the_vaults_when_it_is_alone(serve: StartVault) -> None:
     vault = await serve(vault_alone=True)
     assert (await vault.anyone("GET", "/nope")).body["message"] == "Route GET:/nope not found"

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from arbstr.store import Store, StoreError, StoreInUse, StoreTooNew, StoreUnavailable, hash_token, new_hold_id
+from arbstr.store import (
+    ProcessLock,
+    Store,
+    StoreError,
+    StoreInUse,
+    StoreTooNew,
+    StoreUnavailable,
+    hash_token,
+    holder_of,
+    new_hold_id,
+)
 from arbstr.store import _lock as lock_module
 from arbstr.store import _store as store_module
 from arbstr.store._schema import SCHEMA_VERSION, migrations
@@ -218,3 +228,19 @@ def test_the_audit_chain_goes_on_when_an_agent_is_added_between_changes(
 
 def test_ids_of_holds_do_not_repeat() -> None:
     assert len({new_hold_id() for _ in range(10_000)}) == 10_000
+
+
+def test_the_lock_stays_when_the_process_that_borrowed_it_ends_and_goes_with_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    lock = ProcessLock(path)
+    code = os.fork()
+    if not code:
+        lock.borrow()
+        Store.open(path, lock=lock).close()
+        os._exit(0)
+    assert os.waitpid(code, 0)[1] == 0
+    with pytest.raises(StoreInUse, match=str(os.getpid())):
+        Store.open(path)
+    assert holder_of(path) == os.getpid()
+    lock.close()
+    Store.open(path).close()
