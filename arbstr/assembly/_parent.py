@@ -125,8 +125,9 @@ class Parent:
 
     def run(self, stack: ExitStack) -> int:
         """Raises CannotListen, StoreError, CannotStart: what there was to stop has been stopped."""
-        self._open(stack)
+        self._listeners = self._listen(stack)
         with self._signals():
+            self._open(stack)
             try:
                 self._start_all()
                 if not self._stopping:
@@ -143,8 +144,7 @@ class Parent:
         return EXIT_CODE if self._given_up else 0
 
     def _open(self, stack: ExitStack) -> None:
-        """Everything that is inherited. What can be refused comes first, the address before all."""
-        self._listeners = self._listen(stack)
+        """What is inherited beside the address."""
         path = self.config.database.path
         try:
             self._lock = ProcessLock(path)
@@ -315,6 +315,9 @@ class Parent:
             messages = [message for payload in child.reader.feed(data) for _, message in FROM_CHILD.decode(payload)]
         except BlockingIOError:
             return
+        except ConnectionError:
+            child.deaf = True
+            return
         except (OSError, Malformed, FrameTooLong) as error:
             logger.error("%s does not speak as agreed: %s", child.name, error)
             self._kill(child)
@@ -354,6 +357,7 @@ class Parent:
             if not child.ended:
                 pid, status = os.waitpid(child.pid, os.WNOHANG)
                 if pid:
+                    self._hear(child)  # its last word
                     self._bury(child, status)
 
     def _bury(self, child: _Child, status: int) -> None:
@@ -400,6 +404,8 @@ class Parent:
         self._due = {place: at for place, at in self._due.items() if place == ACCOUNTS}
         for listener in self._listeners:
             listener.close()
+        if self._cores() and self._children[ACCOUNTS].ended:
+            self._fork(ACCOUNTS)  # also when it was given up: somebody must take what the cores owe
         for child in self._cores():
             self._tell_to_stop(child)
         expired = False
