@@ -7,9 +7,11 @@ milliseconds and renew them, and what nobody has renewed within its lease is res
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -64,6 +66,8 @@ class AccountsSeed:
     source: ConfigSource | None
     lock: ProcessLock
     listener: socket.socket
+    directory: Path
+    """Where the socket is; the parent removes it, if it can."""
     control: socket.socket
 
 
@@ -148,6 +152,8 @@ class _Process:
                 reins.say(Ready(None if demo is None else (demo.agent_id, demo.name, demo.token)))
                 await told_to_stop.wait()
                 nobody_lives = not reins.parent_gone or await _have_ended(desk)
+                if reins.parent_gone:
+                    shutil.rmtree(seed.directory, ignore_errors=True)
                 gate.drain()
                 with trio.move_on_after(PAGES_S):
                     await gate.wait_empty()

@@ -156,8 +156,11 @@ class Parent:
         self._accounts_at = directory / "accounts"
         self._accounts_listener = socket.socket(socket.AF_UNIX)
         stack.callback(self._accounts_listener.close)
-        self._accounts_listener.bind(str(self._accounts_at))
-        self._accounts_listener.listen(BACKLOG)
+        try:
+            self._accounts_listener.bind(str(self._accounts_at))
+            self._accounts_listener.listen(BACKLOG)
+        except OSError as error:
+            raise CannotStart(f"the processes cannot meet at {self._accounts_at}: {error}; set TMPDIR") from error
         if self._source is not None:
             self._text = self._source.text()
 
@@ -238,7 +241,16 @@ class Parent:
         for listener in self._listeners:
             listener.close()
         return run_accounts(
-            AccountsSeed(self.config, self._mock, again, self._source, self._lock, self._accounts_listener, control)
+            AccountsSeed(
+                self.config,
+                self._mock,
+                again,
+                self._source,
+                self._lock,
+                self._accounts_listener,
+                self._accounts_at.parent,
+                control,
+            )
         )
 
     def _be_core(self, place: int, control: socket.socket) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -218,6 +219,10 @@ def test_nothing_is_lost_and_requests_go_on_when_the_process_of_the_accounts_is_
     assert "HOLD_RESOLVED" not in audit_actions(household.path / "books.db")
 
 
+def sockets_of_accounts() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("arbstr-*/accounts"))
+
+
 def has_ended(pid: int) -> bool:
     """Also as somebody whom nobody has buried."""
     try:
@@ -248,13 +253,17 @@ def test_the_books_are_right_when_a_worker_and_the_accounts_are_killed_together(
 def test_processes_end_by_themselves_and_in_order_when_the_parent_is_killed(household: Household) -> None:
     household.write_config(mock_provider("one", "ttft_ms=20&tokens_per_s=400"))
     token = household.add_agent("a", "1000000")
+    before = sockets_of_accounts()
     with workers(household) as program:
         children = pids(program)
+        made = sockets_of_accounts() - before
+        assert made
         with Load(program, token, clients=2) as load:
             load.wait_for(10)
             program.process.kill()
             for pid in children.values():
                 wait_until(f"the end of {pid}", partial(has_ended, pid), program)
+    assert not made & sockets_of_accounts()
     report = household.check()
     assert report.open_holds == 0
     assert report.spent_msat >= load.told_msat
