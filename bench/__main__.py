@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     workers_verb.add_argument("--requests", type=_positive, default=workers.WorkersOptions().requests)
     workers_verb.add_argument("--rounds", type=_positive, default=workers.WorkersOptions().rounds)
     workers_verb.add_argument("--connections", type=_positive, default=workers.WorkersOptions().connections)
+    workers_verb.add_argument("--mock", action="store_true", help="providers within the program instead of an answerer")
     workers_verb.add_argument("--workers", type=_positive, default=workers.WorkersOptions().workers)
     for verb in (workers_verb, crash_verb, first_verb, actors_verb, ledger_verb, history_verb, regret_verb):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")

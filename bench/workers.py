@@ -42,6 +42,8 @@ class WorkersOptions:
     rounds: int = 3
     connections: int = 32
     workers: int = 2
+    mock: bool = False
+    """Answers are made within the program: what is left is its own work."""
 
 
 @frozen
@@ -116,9 +118,7 @@ async def workers(options: WorkersOptions) -> WorkersReport:
 
 
 async def _start(stack: AsyncExitStack, directory: Path, options: WorkersOptions) -> list[Contender]:
-    command = [sys.executable, "-m", "bench.upstream"]
-    upstream = await stack.enter_async_context(Child(command, directory / "upstream.log"))
-    provider = ProviderEntry("answerer", f"{await upstream.address()}/v1", "100", "300")
+    provider = ProviderEntry("answerer", await _answerer(stack, directory, options), "100", "300")
     contenders = []
     for accounts in (True, False):
         for count in (1, options.workers):
@@ -129,6 +129,14 @@ async def _start(stack: AsyncExitStack, directory: Path, options: WorkersOptions
             target = Target.of(await child.address(), MODEL, arbstr.token)
             contenders.append(Contender(name, arbstr, child, target))
     return contenders
+
+
+async def _answerer(stack: AsyncExitStack, directory: Path, options: WorkersOptions) -> str:
+    if options.mock:
+        return "mock://answerer?ttft_ms=1&tokens_per_s=100000"
+    command = [sys.executable, "-m", "bench.upstream"]
+    upstream = await stack.enter_async_context(Child(command, directory / "upstream.log"))
+    return f"{await upstream.address()}/v1"
 
 
 def _name(count: int) -> str:
@@ -239,6 +247,11 @@ async def main(options: WorkersOptions, json_file: Path | None) -> int:
     print_workers(report, console)
     if json_file is not None:
         setup = {**facts, "prompt_tokens": PROMPT_TOKENS, "answer_tokens": ANSWER_TOKENS}
-        setup |= {"requests": options.requests, "rounds": options.rounds, "connections": options.connections}
+        setup |= {
+            "requests": options.requests,
+            "rounds": options.rounds,
+            "connections": options.connections,
+            "mock": options.mock,
+        }
         render.write_json(json_file, "workers", setup, report)
     return 0 if report.clean else 1

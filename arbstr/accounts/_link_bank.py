@@ -209,6 +209,7 @@ class LinkBank:
     def handle(self, message: Any, reply: Reply | None) -> None:
         if isinstance(message, TokensChanged):
             self.tokens.change(message.learned, message.forgotten)
+            self.tokens.forget_expired()
             if reply is not None:
                 reply(Done())
         elif isinstance(message, ReadGauges) and reply is not None:
