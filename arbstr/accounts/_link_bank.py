@@ -152,11 +152,13 @@ class LinkBank:
     # Receipts and pages
 
     def file(self, receipt: ReceiptRow, done: Callable[[], None] | None = None) -> None:
-        """Have a receipt filed; ``done`` when it is on disk. Raises LinkFull."""
+        """Have a receipt filed; ``done`` when it is on disk. It may take a moment longer, and shares its way. Raises
+        LinkFull."""
         self._link.owe(
             f"receipt:{receipt.request_id}",
             FileReceipt(receipt),
             None if done is None else lambda answer, error: done(),
+            lazily=True,
         )
 
     async def page(self, asked: AskPage, within_s: float) -> Page:

@@ -332,7 +332,7 @@ class _Visit:
     def _file(self, receipt: ReceiptRow, reply: Reply) -> None:
         def filed(_: object, error: StoreError | None) -> None:
             if error is None or isinstance(error, DuplicateKey):
-                reply(Done())
+                reply(Done(), lazily=True)
             elif isinstance(error, StoreUnavailable):
                 reply(refused(LedgerUnavailable(str(error))))
             else:

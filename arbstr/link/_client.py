@@ -51,6 +51,7 @@ class Talk(Protocol):
 @define(eq=False)
 class _Owed:
     message: Any
+    lazily: bool
     waiting: list[Done] = field(factory=list)
     again: bool = False
 
@@ -81,9 +82,9 @@ class Link:
 
     # Saying
 
-    def ask(self, message: Any, done: Done) -> None:
+    def ask(self, message: Any, done: Done, *, lazily: bool = False) -> None:
         """``done`` comes with the answer, or with why there is none. Raises LinkLost, LinkFull: nothing was sent."""
-        self._up().ask(message, done)
+        self._up().ask(message, done, lazily=lazily)
 
     def tell(self, message: Any) -> None:
         """Raises LinkLost, LinkFull: nothing was sent."""
@@ -94,16 +95,17 @@ class Link:
             raise LinkLost("the link is down")
         return self._peer
 
-    def owe(self, key: str, message: Any, done: Done | None = None) -> None:
+    def owe(self, key: str, message: Any, done: Done | None = None, *, lazily: bool = False) -> None:
         """Have it arrive, however often the link breaks; ``done`` comes with the answer, whenever that is.
 
-        Of one ``key`` the first message counts: a repeat only waits for the same answer. Raises LinkFull.
+        Of one ``key`` the first message counts: a repeat only waits for the same answer. ``lazily`` as in ``Peer.ask``.
+        Raises LinkFull.
         """
         owed = self._owed.get(key)
         if owed is None:
             if len(self._owed) >= MAX_OWED:
                 raise LinkFull(f"{MAX_OWED} messages are owed already")
-            owed = self._owed[key] = _Owed(message)
+            owed = self._owed[key] = _Owed(message, lazily)
             self._send_owed(key, owed)
         if done is not None:
             owed.waiting.append(done)
@@ -111,7 +113,11 @@ class Link:
     def _send_owed(self, key: str, owed: _Owed) -> None:
         owed.again = False
         try:
-            self.ask(owed.message, lambda answer, error: self._owed_answered(key, owed, answer, error))
+            self.ask(
+                owed.message,
+                lambda answer, error: self._owed_answered(key, owed, answer, error),
+                lazily=owed.lazily,
+            )
         except LinkLost:
             pass  # the next connection begins with it
         except LinkFull:

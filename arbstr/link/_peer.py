@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -25,8 +25,16 @@ MAX_OWED: Final = 8_192
 MAX_BATCH: Final = 512
 RECEIVE_BYTES: Final = 256 * 1024
 
-Reply = Callable[[Any], None]
-"""Answers one ask, once. After the end of the connection it does nothing."""
+LAZY_S: Final = 0.02
+"""How long what nobody waits for waits for company."""
+
+
+class Reply(Protocol):
+    """Answers one ask, once. After the end of the connection it does nothing."""
+
+    def __call__(self, message: Any, *, lazily: bool = False) -> None: ...
+
+
 Done = Callable[[Any, "LinkError | None"], None]
 """Called once, with the answer or with why there is none. Must not raise."""
 
@@ -68,6 +76,7 @@ class Peer:
         self._owed = 0
         self._room: trio.Event | None = None
         self._something: trio.Event | None = None
+        self._lazy: trio.Event | None = None
         self._closing = False
         self._aborted = False
         self._running: trio.CancelScope | None = None
@@ -89,12 +98,15 @@ class Peer:
         self._check_room(len(self._out))
         self._say(0, message)
 
-    def ask(self, message: Any, done: Done) -> None:
-        """Queue it; ``done`` comes with the answer, or LinkLost when the connection ends. Raises LinkFull, LinkLost."""
+    def ask(self, message: Any, done: Done, *, lazily: bool = False) -> None:
+        """Queue it; ``done`` comes with the answer, or LinkLost when the connection ends. Raises LinkFull, LinkLost.
+
+        ``lazily``: it need not go out at once, but with what is said next, or ``LAZY_S`` later.
+        """
         self._check_room(max(len(self._out), len(self._pending)))
         number = next(self._numbers)
         self._pending[number] = done
-        self._say(number, message)
+        self._say(number, message, lazily=lazily)
 
     def _check_room(self, used: int) -> None:
         if self._over or self._closing:
@@ -102,10 +114,11 @@ class Peer:
         if used >= MAX_PENDING:
             raise LinkFull(f"{used} messages wait already")
 
-    def _say(self, number: int, message: Any) -> None:
+    def _say(self, number: int, message: Any, *, lazily: bool = False) -> None:
         self._out.append((number, message))
-        if self._something is not None:
-            self._something.set()
+        wake = self._lazy if lazily else self._something
+        if wake is not None:
+            wake.set()
 
     def close_soon(self) -> None:
         """End the connection when all that was said so far has been written."""
@@ -135,6 +148,7 @@ class Peer:
                 if self._aborted:
                     nursery.cancel_scope.cancel()
                 nursery.start_soon(self._write_all, nursery.cancel_scope)
+                nursery.start_soon(self._write_lazily)
                 try:
                     await self._read_all()
                 except (Malformed, FrameTooLong) as error:
@@ -162,6 +176,14 @@ class Peer:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
+
+    async def _write_lazily(self) -> None:
+        while True:
+            self._lazy = trio.Event()
+            await self._lazy.wait()
+            await trio.sleep(LAZY_S)
+            if self._something is not None:
+                self._something.set()
 
     def _encoded(self, batch: list[Numbered]) -> bytes:
         try:
@@ -208,12 +230,12 @@ class Peer:
             self._handle(message, self._replying(number))
 
     def _replying(self, number: int) -> Reply:
-        def reply(message: Any) -> None:
+        def reply(message: Any, *, lazily: bool = False) -> None:
             self._owed -= 1
             if self._room is not None:
                 self._room.set()
             if not self._over:
-                self._say(-number, message)
+                self._say(-number, message, lazily=lazily)
 
         return reply
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -50,6 +52,33 @@ async def test_what_is_said_in_one_turn_is_one_write_in_both_directions(nursery:
     await wait_all_tasks_blocked()
     assert here.answers == [Heard("x")] * 20
     assert len(writes) == 2
+
+
+async def test_what_nobody_waits_for_goes_with_what_is_said_next_or_a_moment_later(
+    autojump_clock: Any, nursery: trio.Nursery
+) -> None:
+    here, there = pair()
+    nursery.start_soon(here.peer.run)
+    nursery.start_soon(there.peer.run)
+    await trio.sleep(1)
+
+    def answered(answer: object, error: object) -> None: ...
+
+    here.peer.ask(Say("lazy"), answered, lazily=True)
+    await trio.sleep(peer_module.LAZY_S / 2)
+    assert there.heard == []
+    await trio.sleep(peer_module.LAZY_S)
+    assert there.heard == [Say("lazy")]
+    here.peer.ask(Say("lazy"), answered, lazily=True)
+    here.peer.ask(Say("now"), answered)
+    await wait_all_tasks_blocked()
+    assert there.heard == [Say("lazy"), Say("lazy"), Say("now")]
+    there.replies[0](Heard("a"), lazily=True)
+    there.replies[1](Heard("b"), lazily=True)
+    await trio.sleep(peer_module.LAZY_S / 2)
+    assert here.peer.pending == 3
+    await trio.sleep(peer_module.LAZY_S)
+    assert here.peer.pending == 1
 
 
 async def test_what_is_told_is_heard_and_not_answered(nursery: trio.Nursery) -> None:
