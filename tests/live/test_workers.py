@@ -20,7 +20,9 @@ import pytest
 
 from arbstr.config import ReloadOutcome, read_outcome
 from arbstr.store import Store
-from tests.live.program import Household, Program, arbstr, mock_provider
+from tests.live.program import Household, Program, arbstr, mock_provider, serving
+
+pytestmark = pytest.mark.live
 
 CHAT = "/v1/chat/completions"
 ADMIN = "the-operators-own-token-of-32-characters"
@@ -186,6 +188,7 @@ def test_a_token_counts_with_every_worker_as_soon_as_it_is_told_and_no_more_once
         settle_and_check(household, program)
 
 
+@pytest.mark.crash
 def test_requests_go_on_and_holds_are_resolved_when_a_worker_is_killed(household: Household) -> None:
     household.write_config(mock_provider("one", "ttft_ms=20&tokens_per_s=400"))
     token = household.add_agent("a", "1000000")
@@ -203,6 +206,7 @@ def test_requests_go_on_and_holds_are_resolved_when_a_worker_is_killed(household
     assert set(load.outcomes) <= {"ok", "broken"}, load.outcomes
 
 
+@pytest.mark.crash
 def test_nothing_is_lost_and_requests_go_on_when_the_process_of_the_accounts_is_killed(household: Household) -> None:
     household.write_config(mock_provider("one", "ttft_ms=20&tokens_per_s=400"))
     token = household.add_agent("a", "1000000")
@@ -235,6 +239,7 @@ def audit_actions(path: Path) -> set[str]:
     return set(Store.read_from(path, lambda db: [action for (action,) in db.execute("SELECT action FROM audit")]))
 
 
+@pytest.mark.crash
 def test_the_books_are_right_when_a_worker_and_the_accounts_are_killed_together(household: Household) -> None:
     household.write_config(mock_provider("one", "ttft_ms=20&tokens_per_s=400"), vault="hold_lease_s = 5")
     token = household.add_agent("a", "1000000")
@@ -250,6 +255,7 @@ def test_the_books_are_right_when_a_worker_and_the_accounts_are_killed_together(
         settle_and_check(household, program, load.told_msat)
 
 
+@pytest.mark.crash
 def test_processes_end_by_themselves_and_in_order_when_the_parent_is_killed(household: Household) -> None:
     household.write_config(mock_provider("one", "ttft_ms=20&tokens_per_s=400"))
     token = household.add_agent("a", "1000000")
@@ -360,6 +366,7 @@ def test_it_says_why_and_ends_with_1_when_the_books_are_no_books(household: Hous
     assert "books.db" in done.stderr
 
 
+@pytest.mark.crash
 def test_it_gives_up_with_1_when_processes_end_again_and_again(household: Household) -> None:
     household.write_config(mock_provider("one", QUICK))
     household.add_agent("a", "1")
@@ -457,3 +464,17 @@ def test_limits_are_those_of_all_workers_together(household: Household) -> None:
         assert statuses[200] in (10, 11)  # one more may have come back by now
         assert statuses[429] == 16 - statuses[200]
         settle_and_check(household, program)
+
+
+@pytest.mark.crash
+def test_the_demonstration_has_one_agent_whoever_keeps_its_account(tmp_path: Path) -> None:
+    with serving("--mock", "--workers", "2", "-l", "127.0.0.1:0", cwd=tmp_path) as program:
+        program.wait_for_token()
+        request = body(10) | {"model": "gpt-4o-mini"}
+        with program.client() as http:
+            assert http.post(CHAT, json=request).status_code == 200
+        before = pids(program)["accounts"]
+        os.kill(before, signal.SIGKILL)
+        wait_until("other accounts", lambda: pids(program)["accounts"] != before, program)
+        wait_until("an answer", lambda: httpx.post(program.address + CHAT, json=request).status_code == 200, program)
+        assert program.stop() == 0
