@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, price_history, regret, replay
+from bench import actors, crash, first, ledger, price_history, regret, replay
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -40,7 +40,10 @@ def parser() -> argparse.ArgumentParser:
     regret_verb = verbs.add_parser("regret", help="what not knowing the length of an answer costs, by rule of choice")
     regret_verb.add_argument("--prices", type=Path, metavar="FILE", required=True, help="provider_prices.csv")
     regret_verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", required=True, action="append")
-    for verb in (crash_verb, first_verb, actors_verb, history_verb, regret_verb):
+    ledger_verb = verbs.add_parser("ledger", help="reserve and settle through account actors, by rows and by agents")
+    ledger_verb.add_argument("--rounds", type=_positive, default=ledger.LedgerOptions().rounds)
+    ledger_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual pairs, rows and agents")
+    for verb in (crash_verb, first_verb, actors_verb, ledger_verb, history_verb, regret_verb):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -99,6 +102,8 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         return partial(price_history.main, options["history"], json_file)
     if verb == "actors":
         return partial(actors.main, actors.ActorsOptions(**options), json_file)
+    if verb == "ledger":
+        return partial(ledger.main, ledger.LedgerOptions(**options), json_file)
     if verb == "regret":
         return partial(regret.main, regret.RegretOptions(**options), json_file)
     return partial(first.main, first.FirstOptions(**options), json_file)

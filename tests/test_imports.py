@@ -44,7 +44,7 @@ WORDS = frozenset(("errors", "units", "secrets"))
 LIBRARY_ROOMS = {
     "pykka": frozenset(("actors",)),
     "hypercorn": frozenset(("edge",)),
-    "httpx": frozenset(("providers", "wallets", "market", "accounts")),
+    "httpx": frozenset(("providers", "wallets", "market", "accounts", "sim")),
     "sqlite3": frozenset(("store",)),
     "sqlite_utils": frozenset(("store",)),
     "trio_websocket": frozenset(("market",)),

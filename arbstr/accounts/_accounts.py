@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import trio
+from attrs import frozen
 
-from actors import ActorDeadError, ActorSystem, InboxFull, TrioActorRef
-from arbstr.accounts._actor import AgentAccountActor
+from actors import ActorDeadError, ActorSystem, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
+from arbstr.accounts._actor import IDLE_S, AgentAccountActor
 from arbstr.accounts._messages import Sweep
 from arbstr.errors import ArbstrError, InvalidRequest, LedgerUnavailable
-from arbstr.store import NewAgent, Store, StoreError, StoreUnavailable, TokenRow, add_agent, hash_token
+from arbstr.store import (
+    BearerRow,
+    Ledger,
+    NewAgent,
+    StoreError,
+    StoreUnavailable,
+    TokenRow,
+    hash_token,
+    new_agent,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,64 +34,151 @@ DISK_DEADLINE_S = 10.0
 """For a change that somebody waits for; a commit takes milliseconds, a locked file five seconds to give up."""
 
 
-class Accounts:
-    """The agents of one store. Lives on the Trio thread; account actors start when they are first needed."""
+@frozen
+class Holder:
+    """Whose a token is. One with a ``budget_id`` spends from that budget only."""
 
-    def __init__(self, system: ActorSystem, store: Store, tokens: list[TokenRow], *, hold_lease_s: float) -> None:
+    agent_id: str
+    name: str
+    """Of the agent."""
+    budget_id: str | None = None
+
+
+class Accounts:
+    """The agents of one ledger. Lives on the Trio thread.
+
+    Account actors start when they are first needed, and end when nobody has needed them for ``idle_s``. So ask for a
+    ``ref`` each time and use it at once: one that is kept across a wait may be dead. A message that is sent to a fresh
+    one is handled.
+    """
+
+    def __init__(
+        self,
+        system: ActorSystem,
+        ledger: Ledger,
+        tokens: list[TokenRow],
+        *,
+        hold_lease_s: float,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self._system = system
-        self._store = store
-        self._by_hash = {row.token_hash: row for row in tokens}
+        self._ledger = ledger
+        self._by_hash: dict[str, TokenRow] = {}
+        self._expiring: list[tuple[int, str]] = []
         self._refs: dict[str, AccountRef] = {}
         self._hold_lease_s = hold_lease_s
+        self._idle_s = idle_s
+        for row in tokens:
+            self._learn(row)
 
-    def holder_of(self, token: str) -> TokenRow | None:
-        """Whose bearer token this is. Looked up by its SHA-256, so the time taken says nothing about any token."""
-        return self._by_hash.get(hash_token(token))
+    # Tokens
+
+    def holder_of(self, token: str) -> Holder | None:
+        """Whose bearer token this is; None when nobody's, or it has been revoked or has expired.
+
+        Looked up by its SHA-256, so the time taken says nothing about any token.
+        """
+        row = self._by_hash.get(hash_token(token))
+        if row is None or (row.expires_ns is not None and row.expires_ns <= time.time_ns()):
+            return None
+        return Holder(row.agent_id, row.name, row.budget_id)
+
+    def tokens_changed(self, name: str, rows: tuple[BearerRow, ...]) -> None:
+        """These are on disk, so they count from now on; told by the account of the agent ``name``."""
+        for row in rows:
+            if row.revoked_ns is not None:
+                self._by_hash.pop(row.token_hash, None)
+            else:
+                self._learn(TokenRow(row.agent_id, name, row.token_hash, row.token_id, row.budget_id, row.expires_ns))
+
+    def _learn(self, row: TokenRow) -> None:
+        self._by_hash[row.token_hash] = row
+        if row.expires_ns is not None:
+            heapq.heappush(self._expiring, (row.expires_ns, row.token_hash))
+
+    def _forget_expired(self) -> None:
+        now_ns = time.time_ns()
+        while self._expiring and self._expiring[0][0] <= now_ns:
+            _, token_hash = heapq.heappop(self._expiring)
+            row = self._by_hash.get(token_hash)
+            if row is not None and row.expires_ns is not None and row.expires_ns <= now_ns:
+                del self._by_hash[token_hash]
+
+    # Account actors
 
     def ref(self, agent_id: str) -> AccountRef:
         """The account actor of an agent, started or replaced if need be; it reads its state from the journal."""
         ref = self._refs.get(agent_id)
         if ref is None or not ref.is_alive():
-            ref = self._system.start(AgentAccountActor, agent_id, self._store, self._hold_lease_s)
+            ref = self._system.start(
+                AgentAccountActor, agent_id, self._ledger, self._hold_lease_s, self._idle_s, registry=self
+            )
             self._refs[agent_id] = ref
         return ref
 
+    async def ask(self, agent_id: str, message: Any, *, timeout_s: float = DISK_DEADLINE_S) -> Any:
+        """What the account of an agent answers to ``message``, one of ``_messages``.
+
+        Raises what the account refuses with, NotFound for an agent that there is not, and LedgerUnavailable when no
+        answer came: then it may have been done all the same.
+        """
+        try:
+            return await self.ref(agent_id).request(message, timeout_s=timeout_s)
+        except (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning) as error:
+            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
+
+    def retired(self, agent_id: str, ref: TrioActorRef[Any]) -> None:
+        """An account actor that has nothing to do is about to end."""
+        if self._refs.get(agent_id) is ref:
+            del self._refs[agent_id]
+
+    @property
+    def active(self) -> int:
+        """Account actors that have not ended for want of anything to do."""
+        return len(self._refs)
+
     def sweep(self) -> None:
-        """Have every account that was ever used look for holds without an owner; one whose actor died is replaced."""
-        for agent_id in self._refs:
+        """Have every account in use look for holds without an owner, and end if it is not used any more.
+
+        One whose actor died is replaced.
+        """
+        self._forget_expired()
+        for agent_id in list(self._refs):
             try:
                 self.ref(agent_id).tell(Sweep())
             except (InboxFull, ActorDeadError) as error:  # it is swept the next time
                 logger.warning("account %s was not swept: %s", agent_id, error)
 
-    async def add(self, name: str) -> NewAgent:
+    # Agents
+
+    async def add(self, name: str, metadata: Mapping[str, object] | None = None) -> NewAgent:
         """Register an agent; its token is in the answer and nowhere else. Durable when this returns.
 
         Raises InvalidRequest for a name that is none, LedgerUnavailable. If that, or a cancellation, comes late, there
         may be an agent without money whose token nobody knows.
         """
         arrived = trio.Event()
-        box: list[tuple[NewAgent | None, StoreError | None]] = []
+        failures: list[StoreError | None] = []
 
-        def done(agent: NewAgent | None, error: StoreError | None) -> None:
-            box.append((agent, error))
+        def done(_: object, error: StoreError | None) -> None:
+            failures.append(error)
             arrived.set()
 
         try:
-            self._store.call(lambda db: add_agent(db, name), done)
-        except StoreUnavailable as error:
+            agent, change = new_agent(name, metadata)
+            self._ledger.submit(change, done)
+        except StoreError as error:
             raise _not_added(error) from error
         with trio.move_on_after(DISK_DEADLINE_S):
             await arrived.wait()
-        agent, failure = box[0] if box else (None, StoreUnavailable("the disk did not answer in time"))
-        if agent is None:
+        failure = failures[0] if failures else StoreUnavailable("the disk did not answer in time")
+        if failure is not None:
             raise _not_added(failure)
-        row = TokenRow(agent.agent_id, agent.name, hash_token(agent.token))
-        self._by_hash[row.token_hash] = row
+        self.tokens_changed(agent.name, (change.token,))
         return agent
 
 
-def _not_added(error: StoreError | None) -> ArbstrError:
+def _not_added(error: StoreError) -> ArbstrError:
     if isinstance(error, StoreUnavailable):
         return LedgerUnavailable(f"the agent was not added: {error}", retry_after_s=1)
     return InvalidRequest(f"the agent was not added: {error}", param="name")

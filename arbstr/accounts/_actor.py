@@ -9,15 +9,22 @@ the account is read again from disk before anything else is decided: what was re
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import OrderedDict, deque
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import trio
-from attrs import define, evolve, field
+from attrs import define, evolve
 
-from actors import Reply, TrioActor, TrioActorRef
+from actors import TrioActor, TrioActorRef
+from arbstr.accounts import _operator_desk as operator_desk
+from arbstr.accounts import _payments_desk as payments_desk
+from arbstr.accounts import _policy as policy
 from arbstr.accounts import _rules as rules
+from arbstr.accounts._books import Books, Job, OpenHold, Operation
+from arbstr.accounts._budgets import charged, check_budget, check_budget_growth
 from arbstr.accounts._messages import (
     Balance,
     Deposit,
@@ -32,30 +39,44 @@ from arbstr.accounts._messages import (
 )
 from arbstr.accounts._now import deposit_change
 from arbstr.accounts._recovery import resolve_lost_hold
-from arbstr.errors import ArbstrError, BillingRefused, InternalError, InvalidRequest, LedgerUnavailable
+from arbstr.errors import (
+    ArbstrError,
+    BillingRefused,
+    InternalError,
+    InvalidRequest,
+    LedgerUnavailable,
+    NotFound,
+)
 from arbstr.store import (
     AccountChange,
     AccountRow,
     AuditEntry,
+    BearerRow,
+    BudgetRow,
     DuplicateKey,
+    FindDeposit,
+    FindHold,
+    FoundDeposit,
     HoldChange,
     HoldRenewal,
     HoldRow,
     HoldState,
+    Ledger,
+    LoadAccount,
+    LoadedAccount,
+    Question,
     ReceiptOnly,
     ReceiptRow,
-    Store,
     StoreError,
     StoreUnavailable,
+    UnknownAgent,
     VersionConflict,
     new_hold_id,
-    read_account,
-    read_deposit,
-    read_hold,
-    read_open_holds,
 )
 
 logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
 
 NS = 1_000_000_000
 MAX_PARKED = 10_000
@@ -64,62 +85,29 @@ REMEMBERED_ENDS = 4_096
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
 STOP_POLL_S = 0.005
-
-
-@define(eq=False)
-class _Job:
-    """A message and the way back to whoever sent it."""
-
-    message: Any
-    reply: Reply
-    awaited: bool = False
-    """When it was parked, somebody waited for the answer."""
-
-    @property
-    def ends_a_hold(self) -> bool:
-        return isinstance(self.message, Settle | Release)
-
-    @property
-    def pointless(self) -> bool:
-        """Whoever asked to hold money has gone away since; a release of it is on its way, or its lease runs out."""
-        return self.awaited and self.reply.abandoned and isinstance(self.message, Reserve | Extend | Balance)
-
-
-@define(eq=False)
-class _Operation:
-    """A commit under way and everybody who waits for it; repeats of a message join its operation."""
-
-    key: str
-    answer: object
-    jobs: list[_Job]
-
-
-@define(eq=False)
-class _OpenHold:
-    row: HoldRow
-    owner: TrioActorRef[Any] | None
-    operation: _Operation | None = None
-    """The last change of it, until that is on disk."""
+IDLE_S = 600.0
 
 
 @define(eq=False)
 class _EndedHold:
     charged_msat: int
     answer: Ended
-    operation: _Operation | None
+    operation: Operation | None
     """None once the end is on disk."""
 
 
-@define(eq=False)
-class _Books:
-    """What was read from disk, and everything decided since."""
+class Registry(Protocol):
+    """Where the accounts of a process are found; told by them on the thread of their system."""
 
-    account: AccountRow
-    holds: dict[str, _OpenHold] = field(factory=dict)
+    def retired(self, agent_id: str, ref: TrioActorRef[Any]) -> None:
+        """This account is about to end itself: whoever asks for it next gets another."""
+
+    def tokens_changed(self, name: str, rows: tuple[BearerRow, ...]) -> None:
+        """These are on disk; ``name`` is the agent's."""
 
 
 class AgentAccountActor(TrioActor):
-    """Owns one agent's balance and holds. See ``_messages`` for what it answers.
+    """Owns everything of one agent. See ``_messages`` for what it answers; it is the ``Desk`` of its handlers.
 
     Nothing is awaited in a handler, so a cancellation finds the actor between two messages. Stopping, it waits for the
     commits under way and goes on trying to end holds, for ``shutdown_timeout_s``.
@@ -128,28 +116,43 @@ class AgentAccountActor(TrioActor):
     inbox_capacity = 20_000
     burst = 64
 
-    def __init__(self, agent_id: str, store: Store, hold_lease_s: float) -> None:
+    def __init__(
+        self,
+        agent_id: str,
+        ledger: Ledger,
+        hold_lease_s: float,
+        idle_s: float = IDLE_S,
+        registry: Registry | None = None,
+    ) -> None:
         super().__init__()
-        self._agent_id = agent_id
-        self._store = store
-        self._lease_ns = int(hold_lease_s * NS)
-        self._books: _Books | None = None  # None: must be read from disk before the next decision
+        self.agent_id = agent_id
+        self.ledger = ledger
+        self.lease_ns = int(hold_lease_s * NS)
+        self._idle_s = idle_s
+        self._registry = registry
+        self._used_at = 0.0  # on Trio's clock
+        self._retiring = False
+        self._books: Books | None = None  # None: must be read from disk before the next decision
         self._owners: dict[str, TrioActorRef[Any]] = {}
         self._ended: OrderedDict[str, _EndedHold] = OrderedDict()
-        self._parked: deque[_Job] = deque()
+        self._parked: deque[Job] = deque()
         self._in_flight = 0
-        self._reading = False  # the store has been asked for the books
+        self._looking_up = 0
+        self._reading = False  # the ledger has been asked for the books
         self._waiting_to_read = False
         self._never_read = True
+        self._first_since_read = True
+        self._name = ""
         self._ledger_down = False  # a commit or a read failed since the books were last read
         self._retry_s = FIRST_RETRY_S
 
     def on_start(self) -> None:
+        self._used_at = trio.current_time()
         self._read_when_idle()
 
     async def on_stop(self) -> None:
         """Let those who wait hear. What the ledger does not take in time is resolved at the next start (M7)."""
-        while self._in_flight or self._reading or self._parked:
+        while self._in_flight or self._looking_up or self._reading or self._parked:
             if self._books is None and not self._in_flight and not self._reading:
                 self._read()
                 await trio.sleep(FIRST_RETRY_S)
@@ -162,73 +165,117 @@ class AgentAccountActor(TrioActor):
         elif isinstance(message, Sweep):
             self._sweep()
         else:
-            self._take(_Job(message, self.take_reply()))
+            self._used_at = trio.current_time()
+            self._take(Job(message, self.take_reply(), type(message) in MUST_END))
 
-    def _take(self, job: _Job) -> None:
+    def _take(self, job: Job) -> None:
         if self._books is not None:
-            self._decide(job, self._books)
-        elif len(self._parked) < MAX_PARKED or job.ends_a_hold:
+            self._decide(job)
+        elif len(self._parked) < MAX_PARKED or job.must_end:
             self._park(job)
         else:
             job.reply.set_exception(
                 LedgerUnavailable("the account waits for its ledger and its queue is full", retry_after_s=1)
             )
 
-    def _park(self, job: _Job) -> None:
+    def _park(self, job: Job) -> None:
         job.awaited = job.awaited or not job.reply.abandoned
         self._parked.append(job)
 
-    def _decide(self, job: _Job, books: _Books) -> None:
+    def _decide(self, job: Job) -> None:
+        handler = HANDLERS.get(type(job.message))
         try:
-            match job.message:
-                case Reserve():
-                    self._reserve(job, job.message, books)
-                case Extend():
-                    self._extend(job, job.message, books)
-                case Settle():
-                    self._end_hold(job, job.message, job.message.charge_msat, books)
-                case Release():
-                    self._end_hold(job, job.message, 0, books)
-                case Deposit():
-                    self._deposit(job, job.message, books)
-                case Balance():
-                    job.reply.set(books.account)
-                case other:
-                    raise InvalidRequest(f"an account does not understand {type(other).__name__}")
+            if handler is None:
+                raise InvalidRequest(f"an account does not understand {type(job.message).__name__}")
+            handler(self, job, job.message)
+        except LedgerUnavailable as error:
+            if job.must_end:
+                self.park(job, ledger_down=True)
+            else:
+                self.refuse(job, error)
         except ArbstrError as refusal:
-            self._refuse(job, refusal)
+            self.refuse(job, refusal)
         except ValueError as absurd:
-            self._refuse(job, InvalidRequest(str(absurd), status=422, reason="absurd_amount"))
+            self.refuse(job, InvalidRequest(str(absurd), status=422, reason="absurd_amount"))
 
-    def _refuse(self, job: _Job, error: ArbstrError) -> None:
-        if job.ends_a_hold:
-            logger.error("hold %s: %s was refused: %s", job.message.key, type(job.message).__name__, error)
+    # What handlers may do
+
+    @property
+    def books(self) -> Books:
+        assert self._books is not None, "decided without books"
+        return self._books
+
+    def refuse(self, job: Job, error: ArbstrError) -> None:
+        if job.must_end:
+            what, key = type(job.message).__name__, getattr(job.message, "key", "")
+            logger.error("account %s: %s %s was refused: %s", self.agent_id, what, key, error)
         job.reply.set_exception(error)
+
+    def again(self, job: Job) -> None:
+        self._take(job)
+
+    def park(self, job: Job, *, ledger_down: bool) -> None:
+        self._park(job)
+        self._forget_books(ledger_down=ledger_down)
+
+    def remind(self, delay_s: float, message: Any) -> None:
+        self.send_after(delay_s, message)
+
+    def look_up(self, question: Question[A], found: Callable[[A | None, StoreError | None], None]) -> None:
+        def answered(answer: A | None, error: StoreError | None) -> None:
+            self._looking_up -= 1
+            found(answer, error)
+
+        self._looking_up += 1
+        try:
+            self.ledger.ask(question, answered)
+        except StoreUnavailable as error:
+            answered(None, error)
 
     # Decisions
 
-    def _reserve(self, job: _Job, message: Reserve, books: _Books) -> None:
+    def _reserve(self, job: Job, message: Reserve) -> None:
+        books = self.books
         known = books.holds.get(message.key)
         if known is not None:
-            self._own(known, message)
-            self._answer_from_hold(job, known, books)
+            self._answer_from_hold(job, self._same_hold(known, message))
             return
         if message.key in self._ended:
             raise _used(message.key)
-        before, move = books.account, rules.reserve(books.account, message.amount_msat)
-        now = time.time_ns()
+        before, now = books.account, time.time_ns()
+        policy.check_request(
+            books.policy(now),
+            books.day_spend_msat(now),
+            len(books.holds),
+            message.amount_msat,
+            message.model,
+            books.frozen_ns is not None,
+        )
+        if message.budget_id is not None:
+            budget, (held, holds) = books.budgets.get(message.budget_id), books.budget_use(message.budget_id)
+            check_budget(budget, held, holds, message.amount_msat, message.model, now)
+        move = rules.reserve(before, message.amount_msat)
         row = HoldRow(
             hold_id=new_hold_id(),
             key=message.key,
-            agent_id=self._agent_id,
+            agent_id=self.agent_id,
             amount_msat=message.amount_msat,
             state=HoldState.OPEN,
             model=message.model,
             provider=message.provider,
             created_ns=now,
-            lease_ns=now + self._lease_ns,
+            lease_ns=self._lease_until(message, now),
             correlation_id=message.correlation_id,
+            budget_id=message.budget_id,
         )
+        details: dict[str, object] = {
+            "key": message.key,
+            "hold_id": row.hold_id,
+            "held_msat": message.amount_msat,
+            "model": row.model,
+        }
+        if message.budget_id is not None:
+            details["budget_id"] = message.budget_id
         change = AccountChange(
             key=f"reserve:{message.key}",
             kind="reserve",
@@ -236,47 +283,53 @@ class AgentAccountActor(TrioActor):
             before=before,
             after=move.after,
             postings=move.postings,
-            audit=AuditEntry(
-                "HOLD_RESERVED",
-                {"key": message.key, "hold_id": row.hold_id, "held_msat": message.amount_msat, "model": row.model},
-            ),
+            audit=AuditEntry("HOLD_RESERVED", details),
             hold=row,
         )
-        answer = Held(message.key, message.amount_msat, move.after.available_msat)
-        hold = _OpenHold(row, None, self._commit(change, job, message.key, answer, books))
-        books.holds[message.key] = hold
-        self._own(hold, message)
+        self.commit(change, job, message.key, Held(message.key, message.amount_msat, move.after.available_msat))
+        self._own(books.holds[message.key], message)
 
-    def _own(self, hold: _OpenHold, message: Reserve) -> None:
+    def _lease_until(self, message: Reserve | Extend | Renew, now_ns: int) -> int:
+        return now_ns + (self.lease_ns if message.lease_s is None else int(message.lease_s * NS))
+
+    def _same_hold(self, hold: OpenHold, message: Reserve) -> OpenHold:
+        """The open hold that ``message`` asks for once more. Raises BillingRefused (409) when it is something else."""
+        if hold.row.kind != "request" or hold.row.budget_id != message.budget_id:
+            raise _used(message.key)
+        if self.books.awaits_approval(message.key):
+            raise _pending(message.key)
+        self._own(hold, message)
+        return hold
+
+    def _own(self, hold: OpenHold, message: Reserve) -> None:
         if message.owner is not None:
             hold.owner = self._owners[message.key] = message.owner
 
-    def _answer_from_hold(self, job: _Job, hold: _OpenHold, books: _Books) -> None:
+    def _answer_from_hold(self, job: Job, hold: OpenHold) -> None:
         """It holds enough as it is; said only when that is on disk (M6)."""
         if hold.operation is not None:
             hold.operation.jobs.append(job)
         else:
-            job.reply.set(Held(hold.row.key, hold.row.amount_msat, books.account.available_msat))
+            job.reply.set(Held(hold.row.key, hold.row.amount_msat, self.books.account.available_msat))
 
-    def _extend(self, job: _Job, message: Extend, books: _Books) -> None:
-        hold = books.holds.get(message.key)
+    def _extend(self, job: Job, message: Extend) -> None:
+        books, hold = self.books, self._open_request(message.key)
         if hold is None:
             raise BillingRefused(f"there is no open hold {message.key}", status=409, reason="no_open_hold")
         row = hold.row
-        if message.to_msat <= row.amount_msat:
-            self._answer_from_hold(job, hold, books)
+        more_msat = message.to_msat - row.amount_msat
+        if more_msat <= 0:
+            self._answer_from_hold(job, hold)
             return
-        before, move = books.account, rules.reserve(books.account, message.to_msat - row.amount_msat)
-        now = time.time_ns()
-        larger = evolve(
-            row,
-            amount_msat=message.to_msat,
-            extensions=row.extensions + 1,
-            lease_ns=now + self._lease_ns,
-            provider=message.provider,
+        before, now = books.account, time.time_ns()
+        policy.check_growth(
+            books.policy(now), books.day_spend_msat(now), row.amount_msat, more_msat, books.frozen_ns is not None
         )
+        if row.budget_id is not None:
+            check_budget_growth(books.budgets.get(row.budget_id), books.budget_use(row.budget_id)[0], more_msat, now)
+        move = rules.reserve(before, more_msat)
         change = AccountChange(
-            key=f"extend:{message.key}:{larger.extensions}",
+            key=f"extend:{message.key}:{row.extensions + 1}",
             kind="extend",
             at_ns=now,
             before=before,
@@ -286,19 +339,23 @@ class AgentAccountActor(TrioActor):
             hold=HoldChange(
                 hold_id=row.hold_id,
                 before_msat=row.amount_msat,
-                amount_msat=larger.amount_msat,
+                amount_msat=message.to_msat,
                 state=HoldState.OPEN,
-                provider=larger.provider,
-                lease_ns=larger.lease_ns,
-                extensions=larger.extensions,
+                provider=message.provider,
+                lease_ns=self._lease_until(message, now),
+                extensions=row.extensions + 1,
             ),
         )
-        answer = Held(message.key, message.to_msat, move.after.available_msat)
-        hold.operation = self._commit(change, job, message.key, answer, books)
-        hold.row = larger
+        self.commit(change, job, message.key, Held(message.key, message.to_msat, move.after.available_msat))
 
-    def _end_hold(self, job: _Job, message: Settle | Release, charge_msat: int, books: _Books) -> None:
-        hold = books.holds.get(message.key)
+    def _settle(self, job: Job, message: Settle) -> None:
+        self._end_hold(job, message, message.charge_msat)
+
+    def _release(self, job: Job, message: Release) -> None:
+        self._end_hold(job, message, 0)
+
+    def _end_hold(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
+        books, hold = self.books, self._open_request(message.key)
         if hold is None:
             self._repeat_end(job, message, charge_msat)
             return
@@ -331,31 +388,40 @@ class AgentAccountActor(TrioActor):
                 ended_ns=now,
             ),
             receipt=message.receipt,
+            also=charged(self._budget_of(row), charge_msat),
         )
         answer = Ended(message.key, charge_msat, move.after.available_msat, move.after.debt_msat)
-        try:
-            operation = self._commit(change, job, message.key, answer, books)
-        except LedgerUnavailable:
-            self._park(job)
-            self._forget_books(ledger_down=True)
-            return
-        self._remember_end(message.key, _EndedHold(charge_msat, answer, operation), books)
+        self.commit(change, job, message.key, answer)
 
-    def _remember_end(self, key: str, ended: _EndedHold, books: _Books) -> None:
-        del books.holds[key]
-        self._owners.pop(key, None)
-        self._ended[key] = ended
-        if len(self._ended) > REMEMBERED_ENDS:
-            self._ended.popitem(last=False)
+    def _open_request(self, key: str) -> OpenHold | None:
+        """The open hold of a request. Raises BillingRefused for one that is a payment's or waits for an approval."""
+        hold = self.books.holds.get(key)
+        if hold is not None:
+            if hold.row.kind != "request":
+                raise _no_hold(key)
+            if self.books.awaits_approval(key):
+                raise _pending(key)
+        return hold
 
-    def _deposit(self, job: _Job, message: Deposit, books: _Books) -> None:
-        move = rules.deposit(books.account, message.amount_msat)
-        change = deposit_change(books.account, move, message.amount_msat, message.key)
-        self._commit(change, job, message.key, move.after, books)
+    def _budget_of(self, row: HoldRow) -> BudgetRow | None:
+        return None if row.budget_id is None else self.books.budgets[row.budget_id]
+
+    def _deposit(self, job: Job, message: Deposit) -> None:
+        before = self.books.account
+        move = rules.deposit(before, message.amount_msat)
+        change = deposit_change(before, move, message.amount_msat, message.key)
+
+        def used(job: Job) -> None:
+            self._look_up_deposit(job, message)
+
+        self.commit(change, job, message.key, move.after, used)
+
+    def _balance(self, job: Job, _: Balance) -> None:
+        job.reply.set(self.books.account)
 
     # Repeats of what is on disk
 
-    def _repeat_end(self, job: _Job, message: Settle | Release, charge_msat: int) -> None:
+    def _repeat_end(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
         """The hold is not open: answer as it was answered the first time, or refuse another amount (M3)."""
         ended = self._ended.get(message.key)
         if ended is None:
@@ -367,61 +433,56 @@ class AgentAccountActor(TrioActor):
         else:
             job.reply.set(ended.answer)
 
-    def _look_up_end(self, job: _Job, message: Settle | Release, charge_msat: int) -> None:
+    def _look_up_end(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
         def found(row: HoldRow | None, error: StoreError | None) -> None:
             if error is not None:
-                self._park(job)
-                self._forget_books(ledger_down=True)
-            elif row is None or row.agent_id != self._agent_id:
+                self.park(job, ledger_down=True)
+            elif row is None or row.agent_id != self.agent_id:
                 self._end_nothing(job, message)
+            elif row.kind != "request":
+                self.refuse(job, _no_hold(message.key))
             elif row.charged_msat is None:  # open on disk, so our books are old
-                self._park(job)
-                self._forget_books()
+                self.park(job, ledger_down=False)
             elif row.charged_msat != charge_msat:
-                self._refuse(job, _ended_otherwise(message.key, row.charged_msat, charge_msat))
+                self.refuse(job, _ended_otherwise(message.key, row.charged_msat, charge_msat))
             else:
-                account = self._books.account if self._books else AccountRow(self._agent_id)
+                account = self._books.account if self._books else AccountRow(self.agent_id)
                 job.reply.set(Ended(message.key, charge_msat, account.available_msat, account.debt_msat))
 
-        try:
-            self._store.call(lambda db: read_hold(db, key=message.key), found)
-        except StoreUnavailable as error:
-            found(None, error)
+        self.look_up(FindHold(key=message.key), found)
 
-    def _end_nothing(self, job: _Job, message: Settle | Release) -> None:
+    def _end_nothing(self, job: Job, message: Settle | Release) -> None:
         if isinstance(message, Settle):
-            refusal = BillingRefused(f"there is no hold {message.key}", status=404, reason="no_open_hold")
-            self._refuse(job, refusal)
+            self.refuse(job, _no_hold(message.key))
         elif message.receipt is None:
             job.reply.set(Ended(message.key, 0, 0, 0))
         else:
-            self._file(job, evolve(message.receipt, agent_id=self._agent_id, cost_msat=0))
+            self._file(job, evolve(message.receipt, agent_id=self.agent_id, cost_msat=0))
 
-    def _file(self, job: _Job, receipt: ReceiptRow) -> None:
+    def _file(self, job: Job, receipt: ReceiptRow) -> None:
         """A request that never held anything leaves its receipt all the same."""
 
         def filed(_: object, error: StoreError | None) -> None:
+            self._looking_up -= 1
             recorded = error is None or isinstance(error, DuplicateKey)
             job.reply.set(Ended(job.message.key, 0, 0, 0, recorded=recorded))
 
+        self._looking_up += 1
         try:
-            self._store.submit(ReceiptOnly(receipt), filed)
+            self.ledger.submit(ReceiptOnly(receipt), filed)
         except StoreUnavailable as error:
             filed(None, error)
 
-    def _look_up_deposit(self, job: _Job, message: Deposit) -> None:
-        def found(first: tuple[tuple[str, int] | None, AccountRow] | None, error: StoreError | None) -> None:
-            if first is None:
-                self._refuse(job, _unavailable(error))
-            elif first[0] != (self._agent_id, message.amount_msat):
-                self._refuse(job, _used(message.key))
+    def _look_up_deposit(self, job: Job, message: Deposit) -> None:
+        def found(first: FoundDeposit | None, error: StoreError | None) -> None:
+            if error is not None:
+                self.refuse(job, _unavailable(error))
+            elif first is None or (first.account.agent_id, first.amount_msat) != (self.agent_id, message.amount_msat):
+                self.refuse(job, _used(message.key))
             else:
-                job.reply.set(first[1])
+                job.reply.set(first.account)
 
-        try:
-            self._store.call(lambda db: (read_deposit(db, message.key), read_account(db, self._agent_id)), found)
-        except StoreUnavailable as error:
-            self._refuse(job, _unavailable(error))
+        self.look_up(FindDeposit(message.key), found)
 
     # Leases
 
@@ -429,10 +490,10 @@ class AgentAccountActor(TrioActor):
         hold = self._books.holds.get(message.key) if self._books else None
         if hold is None:
             return
-        lease_ns = time.time_ns() + self._lease_ns
+        lease_ns = self._lease_until(message, time.time_ns())
         hold.row = evolve(hold.row, lease_ns=lease_ns, evidence_msat=max(hold.row.evidence_msat, message.evidence_msat))
         try:
-            self._store.submit(HoldRenewal(hold.row.hold_id, lease_ns, message.evidence_msat))
+            self.ledger.submit(HoldRenewal(hold.row.hold_id, lease_ns, message.evidence_msat))
         except StoreUnavailable as error:
             logger.warning("hold %s keeps its old lease: %s", message.key, error)
 
@@ -443,35 +504,88 @@ class AgentAccountActor(TrioActor):
             return
         for key, hold in list(books.holds.items()):
             owned = hold.owner is not None and hold.owner.is_alive()
-            if owned or hold.row.lease_ns > now:
+            if owned or hold.row.lease_ns > now or hold.row.kind != "request" or books.awaits_approval(key):
                 continue
-            change = resolve_lost_hold(books.account, hold.row, now, "its lease ran out and its request is gone")
-            charged = hold.row.evidence_msat
-            answer = Ended(key, charged, change.after.available_msat, change.after.debt_msat)
+            why = "its lease ran out and its request is gone"
+            change = resolve_lost_hold(books.account, hold.row, now, why, self._budget_of(hold.row))
+            answer = Ended(key, hold.row.evidence_msat, change.after.available_msat, change.after.debt_msat)
             try:
-                operation = self._commit(change, None, key, answer, books)
+                self.commit(change, None, key, answer)
             except LedgerUnavailable:
                 return  # the next sweep tries again
-            self._remember_end(key, _EndedHold(charged, answer, operation), books)
+        if self._is_idle(books):
+            self._retire()
+
+    # Ending for want of anything to do
+
+    def _is_idle(self, books: Books) -> bool:
+        busy = books.holds or books.payments or books.approvals or self._in_flight or self._looking_up or self._parked
+        return (
+            not busy
+            and not self._reading
+            and self.actor_inbox.empty()
+            and trio.current_time() - self._used_at >= self._idle_s
+        )
+
+    def _retire(self) -> None:
+        """End, without losing a message: what was sent is handled before, and who asks from now on gets another.
+
+        Nothing comes between the last look into the inbox and the registry's forgetting us: both are in this handler.
+        Only who has kept a ref across a wait may find it dead, as after a crash.
+        """
+        if self._registry is not None and not self._retiring:
+            self._retiring = True
+            self._registry.retired(self.agent_id, self.actor_ref)
+            self.stop()
 
     # Commits
 
-    def _commit(self, change: AccountChange, job: _Job | None, key: str, answer: object, books: _Books) -> _Operation:
-        """Hand a change to the writer and go on as if it were done. Raises LedgerUnavailable if it was not taken."""
-        operation = _Operation(key, answer, [job] if job else [])
+    def commit(
+        self,
+        change: AccountChange,
+        job: Job | None,
+        key: str,
+        answer: object,
+        duplicate: Callable[[Job], None] | None = None,
+    ) -> Operation:
+        books = self.books
+        if self._first_since_read:
+            # Not the next number: of two owners who both read this version, and whose first change moves no money, the
+            # one that failed would else have its second one taken for decided on the other's.
+            after = evolve(change.after, version=change.after.version + random.getrandbits(31))
+            answer = after if answer is change.after else answer
+            change = evolve(change, after=after)
+        tokens = tuple([row for row in change.also if isinstance(row, BearerRow)]) if change.also else ()
+        operation = Operation(key, answer, [job] if job else [], tokens, duplicate)
         try:
-            self._store.submit(change, lambda _, error: self._committed(operation, error))
+            self.ledger.submit(change, lambda _, error: self._committed(operation, error))
         except StoreUnavailable as error:
             raise _unavailable(error) from error
         self._in_flight += 1
-        books.account = change.after
+        self._first_since_read = False
+        ends = isinstance(change.hold, HoldChange) and change.hold.state is not HoldState.OPEN
+        if ends and books.holds[key].row.kind == "request":
+            self._remember_end(key, operation, change)
+        books.apply(change, key, operation)
+        payments_desk.follow(self, change)
         return operation
 
-    def _committed(self, operation: _Operation, error: StoreError | None) -> None:
+    def _remember_end(self, key: str, operation: Operation, change: AccountChange) -> None:
+        assert isinstance(change.hold, HoldChange)
+        after, charge_msat = change.after, change.hold.charged_msat or 0
+        self._owners.pop(key, None)
+        answer = Ended(key, charge_msat, after.available_msat, after.debt_msat)
+        self._ended[key] = _EndedHold(charge_msat, answer, operation)
+        if len(self._ended) > REMEMBERED_ENDS:
+            self._ended.popitem(last=False)
+
+    def _committed(self, operation: Operation, error: StoreError | None) -> None:
         self._in_flight -= 1
         if error is None:
             self._retry_s = FIRST_RETRY_S
             self._is_on_disk(operation)
+            if operation.tokens and self._registry is not None:
+                self._registry.tokens_changed(self._name, operation.tokens)
             for job in operation.jobs:
                 job.reply.set(operation.answer)
         else:
@@ -479,7 +593,7 @@ class AgentAccountActor(TrioActor):
         if self._books is None:
             self._read_when_idle()
 
-    def _is_on_disk(self, operation: _Operation) -> None:
+    def _is_on_disk(self, operation: Operation) -> None:
         """Later repeats are answered at once."""
         hold = self._books.holds.get(operation.key) if self._books else None
         if hold is not None and hold.operation is operation:
@@ -488,29 +602,28 @@ class AgentAccountActor(TrioActor):
         if ended is not None and ended.operation is operation:
             ended.operation = None
 
-    def _commit_failed(self, operation: _Operation, error: StoreError) -> None:
+    def _commit_failed(self, operation: Operation, error: StoreError) -> None:
         ended = self._ended.get(operation.key)
         if ended is not None and ended.operation is operation:
             del self._ended[operation.key]
         for job in operation.jobs:
-            self._take_back(job, error)
+            self._take_back(job, operation, error)
         self._forget_books(ledger_down=isinstance(error, StoreUnavailable))
 
-    def _take_back(self, job: _Job, error: StoreError) -> None:
+    def _take_back(self, job: Job, operation: Operation, error: StoreError) -> None:
         """What becomes of a message whose commit failed."""
-        again = isinstance(error, VersionConflict) or (
-            job.ends_a_hold and isinstance(error, StoreUnavailable | DuplicateKey)
-        )
-        if again:
+        if isinstance(error, VersionConflict) or (job.must_end and isinstance(error, StoreUnavailable)):
             self._park(job)
         elif isinstance(error, StoreUnavailable):
-            self._refuse(job, _unavailable(error))
+            self.refuse(job, _unavailable(error))
         elif not isinstance(error, DuplicateKey):
-            self._refuse(job, InternalError("the ledger will not take this"))
-        elif isinstance(job.message, Deposit):
-            self._look_up_deposit(job, job.message)
+            self.refuse(job, InternalError("the ledger will not take this"))
+        elif operation.duplicate is not None:
+            operation.duplicate(job)
+        elif job.must_end:
+            self._park(job)
         else:
-            self._refuse(job, _used(job.message.key))
+            self.refuse(job, _used(operation.key))
 
     # Reading
 
@@ -538,45 +651,58 @@ class AgentAccountActor(TrioActor):
     def _read(self) -> None:
         self._reading = True
         try:
-            self._store.call(
-                lambda db: (read_account(db, self._agent_id), read_open_holds(db, self._agent_id)), self._have_read
-            )
+            self.ledger.ask(LoadAccount(self.agent_id, time.time_ns()), self._have_read)
         except StoreUnavailable as error:
             self._have_read(None, error)
 
-    def _have_read(self, found: tuple[AccountRow, list[HoldRow]] | None, error: StoreError | None) -> None:
+    def _have_read(self, found: LoadedAccount | None, error: StoreError | None) -> None:
         self._reading = False
+        if isinstance(error, UnknownAgent):
+            self._is_nobody()
+            return
         if found is None:
-            logger.error("account %s cannot be read: %s", self._agent_id, error)
+            logger.error("account %s cannot be read: %s", self.agent_id, error)
             self._refuse_parked(_unavailable(error))
             self._forget_books(ledger_down=True)
             return
         self._ledger_down = False
-        self._books = self._with_owners(*found)
+        self._books = self._with_owners(found)
+        self._first_since_read = True
+        self._name = found.name
         parked, self._parked = self._parked, deque()
         for job in parked:
             try:
-                if not job.pointless:
+                if not _pointless(job):
                     self._take(job)
             except Exception:  # the actor's loop for what was parked: one bad message must not stop the others
-                logger.exception("account %s failed at %s", self._agent_id, type(job.message).__name__)
+                logger.exception("account %s failed at %s", self.agent_id, type(job.message).__name__)
                 job.reply.set_exception(InternalError("the account failed at this request"))
 
-    def _with_owners(self, account: AccountRow, rows: list[HoldRow]) -> _Books:
+    def _is_nobody(self) -> None:
+        """There is no such agent: say so to everybody, and end."""
+        parked, self._parked = self._parked, deque()
+        for job in parked:
+            self.refuse(job, NotFound("Agent not found"))
+        self._retire()
+
+    def _with_owners(self, found: LoadedAccount) -> Books:
+        rows = found.open_holds
         if self._never_read:
             # An actor died before us. Who owned these is not known; whoever lives will renew within a lease.
-            lease_ns = time.time_ns() + self._lease_ns
-            rows = [evolve(row, lease_ns=max(row.lease_ns, lease_ns)) for row in rows]
+            lease_ns = time.time_ns() + self.lease_ns
+            rows = tuple([evolve(row, lease_ns=max(row.lease_ns, lease_ns)) for row in rows])
             self._never_read = False
-        holds = {row.key: _OpenHold(row, self._owners.get(row.key)) for row in rows}
-        self._owners = {key: owner for key, owner in self._owners.items() if key in holds}
-        return _Books(account, holds)
+        books = Books.load(evolve(found, open_holds=rows))
+        for key, hold in books.holds.items():
+            hold.owner = self._owners.get(key)
+        self._owners = {key: owner for key, owner in self._owners.items() if key in books.holds}
+        return books
 
     def _refuse_parked(self, error: LedgerUnavailable) -> None:
         """Ends of holds go on waiting; the others have an asker who should hear now."""
-        keep: deque[_Job] = deque()
+        keep: deque[Job] = deque()
         for job in self._parked:
-            if job.ends_a_hold:
+            if job.must_end:
                 keep.append(job)
             else:
                 job.reply.set_exception(error)
@@ -591,6 +717,19 @@ def _used(key: str) -> BillingRefused:
     return BillingRefused(f"the key {key} was used before", status=409, reason="key_used")
 
 
+def _no_hold(key: str) -> BillingRefused:
+    return BillingRefused(f"there is no hold {key}", status=404, reason="no_open_hold")
+
+
+def _pending(key: str) -> BillingRefused:
+    return BillingRefused(f"request {key} waits for an approval", status=409, reason="approval_pending")
+
+
+def _pointless(job: Job) -> bool:
+    """Whoever asked has gone away since. Of a hold, a release is on its way, or its lease runs out."""
+    return job.awaited and job.reply.abandoned and type(job.message) in NOTHING_UNHEARD
+
+
 def _ended_otherwise(key: str, first_msat: int, now_msat: int) -> BillingRefused:
     return BillingRefused(
         f"hold {key} ended with a charge of {first_msat} msat and cannot be ended with {now_msat} msat",
@@ -598,3 +737,19 @@ def _ended_otherwise(key: str, first_msat: int, now_msat: int) -> BillingRefused
         reason="ended_otherwise",
         details={"charged_msat": first_msat},
     )
+
+
+HANDLERS: Mapping[type, Callable[[AgentAccountActor, Job, Any], None]] = {
+    Reserve: AgentAccountActor._reserve,
+    Extend: AgentAccountActor._extend,
+    Settle: AgentAccountActor._settle,
+    Release: AgentAccountActor._release,
+    Deposit: AgentAccountActor._deposit,
+    Balance: AgentAccountActor._balance,
+    **operator_desk.HANDLERS,
+    **payments_desk.HANDLERS,
+}
+"""By type of message."""
+
+MUST_END = frozenset({Settle, Release}) | payments_desk.MUST_END
+NOTHING_UNHEARD = frozenset({Reserve, Extend, Balance}) | operator_desk.NOTHING_UNHEARD | payments_desk.NOTHING_UNHEARD

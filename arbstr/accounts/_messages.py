@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from actors import TrioActorRef
-from arbstr.store import ReceiptRow
+from arbstr.store import AccountRow, ApprovalRow, BearerRow, BudgetRow, HoldRow, PaymentRow, PolicyRow, ReceiptRow
 
 
 @frozen
 class Reserve:
-    """Set an upper bound aside, durably. Answer: ``Held``, or BillingRefused (402), LedgerUnavailable (503)."""
+    """Set an upper bound aside, durably. Answer: ``Held``.
+
+    BillingRefused with 402 (``insufficient_balance``, ``outstanding_debt``, ``budget_exhausted``), 403 (``frozen``,
+    ``deny_all_policy``, ``model_not_allowed``, ``exceeds_max_transaction``, ``exceeds_daily_limit``, ``budget_ended``),
+    429 (``too_many_holds``) or 409 (``key_used``, ``approval_pending``); LedgerUnavailable (503).
+    """
 
     key: str
     amount_msat: int
@@ -19,15 +24,23 @@ class Reserve:
     correlation_id: str | None = None
     owner: TrioActorRef | None = None  # type: ignore[type-arg]  # any actor: only its being alive is asked
     """Whose life keeps the hold: it is not taken for lost while this actor lives."""
+    budget_id: str | None = None
+    """Of the token that asks: it may spend from this budget only."""
+    lease_s: float | None = None
+    """Kept so long without a sign of life; None: as long as the account is told for all."""
 
 
 @frozen
 class Extend:
-    """Raise an open hold to ``to_msat`` in all. Same answers as ``Reserve``; a hold that is larger already stays."""
+    """Raise an open hold to ``to_msat`` in all. Same answers as ``Reserve``; a hold that is larger already stays.
+
+    The limit of one transaction is for the whole hold.
+    """
 
     key: str
     to_msat: int
     provider: str
+    lease_s: float | None = None
 
 
 @frozen
@@ -36,6 +49,7 @@ class Renew:
 
     key: str
     evidence_msat: int
+    lease_s: float | None = None
 
 
 @frozen
@@ -81,7 +95,134 @@ class Balance:
 
 @frozen
 class Sweep:
-    """Resolve holds whose lease has run out and whose owner is gone (M7). A tell."""
+    """Resolve holds whose lease has run out and whose owner is gone (M7). A tell.
+
+    An account with nothing left to do, that nobody has asked for a while, ends itself; it is started on demand.
+    """
+
+
+# By the operator
+
+
+@frozen
+class SetPolicy:
+    """Add a version of the policy. Answer: ``PolicyRow``. Negative numbers are InvalidRequest (422).
+
+    ``keep`` names fields that are as in the latest version, whatever is said here: for a caller that knows only some.
+    """
+
+    max_transaction_msat: int | None = None
+    daily_limit_msat: int | None = None
+    max_fee_msat: int | None = None
+    approval_timeout_ms: int | None = None
+    alert_floor_msat: int | None = None
+    alert_cooldown_ms: int | None = None
+    models: tuple[str, ...] = ()
+    max_holds: int | None = None
+    effective_ns: int | None = None
+    """From when on it counts; None or past: at once."""
+    keep: frozenset[str] = frozenset()
+
+
+@frozen
+class Freeze:
+    """Nothing can be held, extended or paid any more; what is open ends as it may. Answer: ``AccountView``."""
+
+    reason: str = ""
+
+
+@frozen
+class Unfreeze:
+    """Answer: ``AccountView``."""
+
+
+@frozen
+class MintBudget:
+    """Let a new token spend a part of the account, up to ``amount_msat`` in all. Answer: ``MintedBudget``.
+
+    It is a cap, not money set aside, and not above what is available now: else BillingRefused (402). 403 when the agent
+    is frozen, 429 (``too_many_budgets``).
+    """
+
+    name: str
+    amount_msat: int
+    models: tuple[str, ...] = ()
+    max_holds: int | None = None
+    expires_ns: int | None = None
+
+
+@frozen
+class RevokeBudget:
+    """End a budget and its tokens; its open holds end as they may. Answer: ``BudgetRow``; NotFound (404)."""
+
+    budget_id: str
+
+
+@frozen
+class IssueToken:
+    """One more token for the agent, or for a budget of it. Answer: ``IssuedToken``; NotFound for the budget, 429."""
+
+    name: str = ""
+    expires_ns: int | None = None
+    budget_id: str | None = None
+
+
+@frozen
+class RotateToken:
+    """A new token in the place of an old one, which ends now or ``grace_s`` later. Answer: ``IssuedToken``; 404."""
+
+    token_id: str
+    grace_s: float = 0.0
+
+
+@frozen
+class RevokeToken:
+    """Answer: ``BearerRow``, as it is now; NotFound (404) when there is none, or it has ended."""
+
+    token_id: str
+
+
+@frozen
+class Describe:
+    """Answer: ``AccountView``."""
+
+
+@frozen
+class IssuedToken:
+    row: BearerRow
+    token: str = field(repr=False)
+    """Shown once."""
+
+
+@frozen
+class MintedBudget:
+    budget: BudgetRow
+    token: IssuedToken
+
+
+@frozen
+class AccountView:
+    """One agent as decided, which may be a commit ahead of the disk."""
+
+    account: AccountRow
+    name: str
+    day_spend_msat: int
+    """Charged in the last 24 hours, and held."""
+    policy: PolicyRow | None
+    """The version that counts."""
+    coming_policies: tuple[PolicyRow, ...]
+    frozen_ns: int | None
+    holds: tuple[HoldRow, ...]
+    budgets: tuple[BudgetRow, ...]
+    """Not revoked, not expired, or still holding something."""
+    tokens: tuple[BearerRow, ...]
+    payments: tuple[PaymentRow, ...]
+    """Those without an end."""
+    approvals: tuple[ApprovalRow, ...]
+    """Those that are pending."""
+
+
+# Answers
 
 
 @frozen

@@ -10,27 +10,28 @@ from arbstr.store import (
     AccountRow,
     AuditEntry,
     DuplicateKey,
-    Store,
+    FindDeposit,
+    Ledger,
+    ListAgents,
+    ReadAccount,
     StoreError,
-    read_account,
-    read_deposit,
 )
 
 
-def deposit_now(store: Store, agent: str, amount_msat: int, key: str) -> AccountRow:
+def deposit_now(ledger: Ledger, agent: str, amount_msat: int, key: str) -> AccountRow:
     """Credit an agent, named by its id or by a name that only one has. Durable when this returns.
 
     A repeat with the same ``key`` changes nothing and returns the account as it is. Raises StoreError for an agent that
     is unknown or ambiguous, and for a key that was used for another agent or amount; ValueError for an amount that is
     not positive or absurd.
     """
-    agent_id = find_agent(store, agent)
-    account = store.wait_for(lambda db: read_account(db, agent_id))
+    agent_id = find_agent(ledger, agent)
+    account = ledger.ask_now(ReadAccount(agent_id))
     move = rules.deposit(account, amount_msat)
     try:
-        store.commit_now(deposit_change(account, move, amount_msat, key))
+        ledger.commit_now(deposit_change(account, move, amount_msat, key))
     except DuplicateKey:
-        return _repeated(store, agent_id, amount_msat, key)
+        return _repeated(ledger, agent_id, amount_msat, key)
     return move.after
 
 
@@ -47,17 +48,17 @@ def deposit_change(account: AccountRow, move: rules.Move, amount_msat: int, key:
     )
 
 
-def _repeated(store: Store, agent_id: str, amount_msat: int, key: str) -> AccountRow:
-    first = store.wait_for(lambda db: read_deposit(db, key))
-    if first != (agent_id, amount_msat):
-        whom, amount = first or ("another operation", 0)
+def _repeated(ledger: Ledger, agent_id: str, amount_msat: int, key: str) -> AccountRow:
+    first = ledger.ask_now(FindDeposit(key))
+    if first is None or (first.account.agent_id, first.amount_msat) != (agent_id, amount_msat):
+        whom, amount = (first.account.agent_id, first.amount_msat) if first else ("another operation", 0)
         raise StoreError(f"the key {key!r} was used before, for {amount} msat to {whom}; use another key")
-    return store.wait_for(lambda db: read_account(db, agent_id))
+    return first.account
 
 
-def find_agent(store: Store, agent: str) -> str:
+def find_agent(ledger: Ledger, agent: str) -> str:
     """The id of the agent with this id or name."""
-    rows = store.agents_now()
+    rows = ledger.ask_now(ListAgents())
     if any(row.agent_id == agent for row in rows):
         return agent
     matches = [row.agent_id for row in rows if row.name == agent]

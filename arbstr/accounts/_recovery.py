@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from functools import partial
+from collections.abc import Sequence
 
 from arbstr.accounts import _rules as rules
+from arbstr.accounts._budgets import charged
 from arbstr.store import (
     AccountChange,
     AccountRow,
     AttemptRow,
     AuditEntry,
+    BudgetRow,
+    FindBudget,
     HoldChange,
     HoldRow,
     HoldState,
+    Ledger,
+    OrphanedHolds,
+    ReadAccount,
     ReceiptRow,
-    Store,
     StoreError,
-    read_account,
-    read_open_holds,
 )
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,13 @@ AT_ONCE = 1_000
 """Ends in flight at start-up: well below what the writer's queue takes."""
 
 
-def resolve_lost_hold(account: AccountRow, hold: HoldRow, now_ns: int, why: str) -> AccountChange:
-    """The change that ends ``hold`` by the stated rule. ``why`` is kept in the audit log and the receipt."""
+def resolve_lost_hold(
+    account: AccountRow, hold: HoldRow, now_ns: int, why: str, budget: BudgetRow | None = None
+) -> AccountChange:
+    """The change that ends ``hold`` by the stated rule. ``why`` is kept in the audit log and the receipt.
+
+    ``budget`` is the one that the hold is of, as it is.
+    """
     charge = hold.evidence_msat
     move = rules.settle(account, hold.amount_msat, charge)
     ended = HoldChange(
@@ -85,40 +92,53 @@ def resolve_lost_hold(account: AccountRow, hold: HoldRow, now_ns: int, why: str)
         audit=AuditEntry("HOLD_RESOLVED", details),
         hold=ended,
         receipt=receipt,
+        also=charged(budget, charge),
     )
 
 
-def resolve_orphans(store: Store) -> int:
-    """End every open hold of earlier processes; for start-up, before anything can be reserved. Returns how many.
+def is_remote(hold: HoldRow) -> bool:
+    """Made over HTTP for a process that has the hold's key as the reservation's id; ours have the requests' ids."""
+    return hold.kind == "request" and hold.key.startswith("tx_")
 
-    The database is locked to one process, so whoever made these holds is gone. Blocks until the ends are on disk;
-    raises the StoreError of the first that could not be written; what was written stays, a repeat does the rest.
+
+def resolve_orphans(ledger: Ledger) -> int:
+    """End every open hold that a request of an earlier process left; for start-up, before anything can be reserved.
+
+    The database is locked to one process, so whoever made these holds is gone. Those of payments, and of requests that
+    wait for an approval, are not touched; those that somebody else's process made over HTTP not before their lease has
+    run out. Returns how many were ended. Blocks until the ends are on disk; raises the
+    StoreError of the first that could not be written; what was written stays, a repeat does the rest.
     """
-    holds = store.wait_for(read_open_holds)
+    now_ns = time.time_ns()
+    holds = [hold for hold in ledger.ask_now(OrphanedHolds()) if not is_remote(hold) or hold.lease_ns <= now_ns]
     accounts: dict[str, AccountRow] = {}
+    budgets: dict[str, BudgetRow] = {}
     for start in range(0, len(holds), AT_ONCE):
-        _resolve(store, holds[start : start + AT_ONCE], accounts)
+        _resolve(ledger, holds[start : start + AT_ONCE], accounts, budgets)
     if holds:
         logger.warning("resolved %d holds of a process that ended without ending them", len(holds))
     return len(holds)
 
 
-def _resolve(store: Store, holds: list[HoldRow], accounts: dict[str, AccountRow]) -> None:
-    """End these, all in flight at once; ``accounts`` are those already read, as they will be."""
+def _resolve(
+    ledger: Ledger, holds: Sequence[HoldRow], accounts: dict[str, AccountRow], budgets: dict[str, BudgetRow]
+) -> None:
+    """End these, all in flight at once; ``accounts`` and ``budgets`` are those already read, as they will be."""
     errors: list[StoreError] = []
-    left = threading.Semaphore(0)
 
     def done(_result: object, error: StoreError | None) -> None:
         if error is not None:
             errors.append(error)
-        left.release()
 
     for hold in holds:
-        account = accounts.get(hold.agent_id) or store.wait_for(partial(read_account, agent_id=hold.agent_id))
-        change = resolve_lost_hold(account, hold, time.time_ns(), "the process that held it ended")
+        account = accounts.get(hold.agent_id) or ledger.ask_now(ReadAccount(hold.agent_id))
+        budget = None
+        if hold.budget_id is not None:
+            budget = budgets.get(hold.budget_id) or ledger.ask_now(FindBudget(hold.budget_id))
+        change = resolve_lost_hold(account, hold, time.time_ns(), "the process that held it ended", budget)
         accounts[hold.agent_id] = change.after
-        store.submit(change, done)
-    for _ in holds:
-        left.acquire()
+        budgets.update({row.budget_id: row for row in change.also if isinstance(row, BudgetRow)})
+        ledger.submit(change, done)
+    ledger.ask_now(OrphanedHolds())  # answered after all of these
     if errors:
         raise errors[0]

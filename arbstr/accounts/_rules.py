@@ -9,7 +9,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from arbstr.errors import BillingRefused
-from arbstr.store import AccountRow, Ledger, Posting
+from arbstr.store import AccountRow, LedgerAccount, Posting
 from arbstr.units import MSAT_PER_SAT, format_sats
 
 MAX_MSAT = 21_000_000 * 100_000_000 * MSAT_PER_SAT
@@ -31,6 +31,7 @@ def _moved(
     held: int = 0,
     spent: int = 0,
     deposited: int = 0,
+    withdrawn: int = 0,
     debt: int = 0,
 ) -> Move:
     """Apply differences in msat. What the agent's own accounts gain, the world or its arrears lose."""
@@ -41,16 +42,16 @@ def _moved(
         account.held_msat + held,
         account.spent_msat + spent,
         account.deposited_msat + deposited,
-        account.withdrawn_msat,
+        account.withdrawn_msat + withdrawn,
         account.debt_msat + debt,
     )
     amounts = (
-        (Ledger.WORLD, -deposited),
-        (Ledger.AVAILABLE, available),
-        (Ledger.HELD, held),
-        (Ledger.SPENT, spent),
-        (Ledger.DEBT, -debt),
-        (Ledger.ARREARS, debt),
+        (LedgerAccount.WORLD, withdrawn - deposited),
+        (LedgerAccount.AVAILABLE, available),
+        (LedgerAccount.HELD, held),
+        (LedgerAccount.SPENT, spent),
+        (LedgerAccount.DEBT, -debt),
+        (LedgerAccount.ARREARS, debt),
     )
     return Move(after, tuple([Posting(ledger, amount) for ledger, amount in amounts if amount]))
 
@@ -101,5 +102,29 @@ def settle(account: AccountRow, held_msat: int, charge_msat: int) -> Move:
         available=held_msat - from_hold - from_available,
         held=-held_msat,
         spent=from_hold + from_available,
+        debt=above - from_available,
+    )
+
+
+def withdraw(account: AccountRow, held_msat: int, amount_msat: int, fee_msat: int) -> Move:
+    """End a hold of ``held_msat`` by sending ``amount_msat`` of it back to its owner; only the fee is spent.
+
+    A fee above what is left of the hold is taken as in ``settle`` (M4). Raises ValueError for an amount that is not
+    positive or above the hold, and for an absurd fee.
+    """
+    if not 0 < amount_msat <= held_msat:
+        raise ValueError(f"a withdrawal must be between 1 and the {held_msat} msat held for it, got {amount_msat} msat")
+    if not 0 <= fee_msat <= MAX_MSAT:
+        raise ValueError(f"a fee must be between 0 and {MAX_MSAT} msat, got {fee_msat} msat")
+    left = held_msat - amount_msat
+    from_hold = min(fee_msat, left)
+    above = fee_msat - from_hold
+    from_available = min(above, account.available_msat)
+    return _moved(
+        account,
+        available=left - from_hold - from_available,
+        held=-held_msat,
+        spent=from_hold + from_available,
+        withdrawn=amount_msat,
         debt=above - from_available,
     )

@@ -16,6 +16,7 @@ from actors import ActorSystem, ChildSpec, Supervisor, TrioActorRef, WhichChildr
 from arbstr.accounts import Accounts, deposit_now, resolve_orphans
 from arbstr.assembly._housekeeping import Keeper
 from arbstr.assembly._reload import Reloader
+from arbstr.assembly._vault import Vault
 from arbstr.assembly._views import Gauges, MarketView
 from arbstr.config import Config
 from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
@@ -33,7 +34,7 @@ from arbstr.requests import (
     Responder,
 )
 from arbstr.routing import Router, RunningMean
-from arbstr.store import NewAgent, Store, StoreError, TokenRow
+from arbstr.store import NewAgent, OrphanedHolds, Store, StoreError, TokenRow, quick_check
 from arbstr.telemetry import Logs, Metrics, RequestLog, Tracing, TracingUnavailable, start_logging
 from arbstr.units import format_sats
 
@@ -84,18 +85,32 @@ async def _run(
     try:
         # Opening blocks for a moment, before there is anybody to keep waiting.
         with Store.open(config.database.path, durability=config.database.durability) as store:
+            _refuse_wrong_books(store)
             resolve_orphans(store)
+            # What is left was made over HTTP; whoever has such a hold must be there to end it when its lease runs out.
+            holders = sorted({hold.agent_id for hold in store.ask_now(OrphanedHolds())})
             demo = _demo_agent(store) if mock and config.vault is not None else None
             tokens = store.tokens_now()
             store.attach(trio.lowlevel.current_trio_token())
             try:
-                await _Tree(config, store, tokens, demo, read, logs, tracing).run(listeners)
+                await _Tree(config, store, tokens, holders, demo, read, logs, tracing).run(listeners)
             finally:
                 # What the writer still has to say goes to actors that have ended.
                 store.detach()
     finally:
         for listener in listeners:
             await listener.aclose()
+
+
+def _refuse_wrong_books(store: Store) -> None:
+    """No spending from books that are wrong (M10). Raises StoreError."""
+    report = store.wait_for(quick_check)
+    if report.problems:
+        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
+        raise StoreError(
+            f"the books in {store.path} are wrong: {report.problems[0]}{more}; arbstr audit check tells all of it, "
+            "arbstr restore puts a backup in their place"
+        )
 
 
 @define(eq=False)
@@ -105,6 +120,8 @@ class _Tree:
     config: Config
     store: Store
     tokens: list[TokenRow]
+    holders: list[str]
+    """Agents with a reservation that an earlier process granted."""
     demo: NewAgent | None
     read: Callable[[], Config] | None
     logs: Logs
@@ -118,7 +135,11 @@ class _Tree:
         """Serve until a signal comes, then stop in order."""
         async with AsyncExitStack() as stack:
             system = await stack.enter_async_context(ActorSystem.run())
-            accounts = self._accounts(system)
+            vault = None if self.config.vault is None else Vault.of(system, self.store, self.tokens, self.config.vault)
+            accounts = None if vault is None else vault.accounts
+            if accounts is not None:
+                for agent_id in self.holders:
+                    accounts.ref(agent_id)
             fleet = Fleet(system, self.directory)
             stack.push_async_callback(fleet.aclose)
             await fleet.start()
@@ -129,6 +150,9 @@ class _Tree:
             keeper = Keeper(fleet, catalog, requests, accounts, self.store)
             metrics = Metrics(Gauges(system, self.directory, self.store, keeper))
             context.observers = (metrics, log, *(() if self.tracing is None else (self.tracing,)))
+            services = self._services(context, requests, metrics)
+            if vault is not None:
+                services.vault = await vault.start(self.config.server, stack)
             reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use)
             await reloader.announce()
             gate = Gate()
@@ -136,7 +160,7 @@ class _Tree:
                 told_to_stop: trio.Event = await nursery.start(_listen_to_signals, context, gate, reloader)
                 nursery.start_soon(keeper.run)
                 await serve_edge(
-                    make_app(self._services(context, requests, metrics), gate),
+                    make_app(services, gate),
                     self.config.server,
                     listeners=listeners,
                     bound=self._announce,
@@ -144,12 +168,6 @@ class _Tree:
                 )
                 nursery.cancel_scope.cancel()
             await system.stop_all(grace_s=STOP_GRACE_S)
-
-    def _accounts(self, system: ActorSystem) -> Accounts | None:
-        vault = self.config.vault
-        if vault is None:
-            return None
-        return Accounts(system, self.store, self.tokens, hold_lease_s=vault.hold_lease_s)
 
     async def _start_catalog(self, system: ActorSystem, fleet: Fleet) -> TrioActorRef[CatalogActor]:
         """Start the owner of what is wanted, and wait for a first set of providers.

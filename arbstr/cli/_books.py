@@ -98,6 +98,12 @@ def _agent_id(arguments: Namespace) -> str:
     return matches[0]
 
 
+def database_path(arguments: Namespace) -> Path:
+    """Of the configured database, whether or not there is one."""
+    database, _ = load_database(arguments.config)
+    return database.path
+
+
 def _configured_database(arguments: Namespace) -> DatabaseConfig:
     """``[database]`` of the file; says so when the file leaves accounts switched off."""
     database, vault = load_database(arguments.config)

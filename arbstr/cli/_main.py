@@ -109,6 +109,14 @@ def _parser() -> ArgumentParser:
     _add_requests(_verb(verbs, "requests", "show the newest requests, or one of them whole"))
     _add_replay(_verb(verbs, "replay", "price the recorded requests, or a trace, by this configuration"))
     _add_agents(_verb(verbs, "agents", "agents and their balances"))
+    _add_audit(_verb(verbs, "audit", "check the books and the audit log; works while an arbstr runs"))
+    backup = _verb(verbs, "backup", "copy the database, also while an arbstr runs", action=("backup", "backup"))
+    backup.add_argument("file", metavar="FILE", type=Path, help="where to; audited before it is there")
+    backup.add_argument("--force", action="store_true", help="overwrite the file")
+    restore = _verb(verbs, "restore", "put a backup in the place of the database", action=("backup", "restore"))
+    restore.add_argument("file", metavar="FILE", type=Path, help="what backup wrote; audited first")
+    for verb in (backup, restore):
+        verb.set_defaults(config=Path("config.toml"))
     help_verb = verbs.add_parser("help", help="show this help")
     help_verb.set_defaults(run=lambda _arguments: _help(parser))
     return parser
@@ -117,6 +125,12 @@ def _parser() -> ArgumentParser:
 def _help(parser: ArgumentParser) -> int:
     parser.print_help()
     return 0
+
+
+def _add_audit(audit: ArgumentParser) -> None:
+    actions = audit.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_json(_verb(actions, "verify", "walk the hash chain of the audit log", action=("audit", "verify")))
+    _add_json(_verb(actions, "check", "add up everything that is in the books", action=("audit", "check")))
 
 
 def _add_agents(agents: ArgumentParser) -> None:

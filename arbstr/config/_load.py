@@ -28,6 +28,7 @@ from arbstr.config._sanity import (
     open_mode,
     price_warnings,
     shared_variable_warnings,
+    short_admin_warning,
 )
 from arbstr.config._schema import (
     AgentLimit,
@@ -167,7 +168,13 @@ _SERVER: dict[str, Reader] = {
 }
 _SERVER_SECRETS = ("auth_token", "admin_token")
 _DATABASE: dict[str, Reader] = {"path": _path, "durability": _text}
-_VAULT: dict[str, Reader] = {"default_reserve_tokens": _integer, "hold_lease_s": _float}
+_VAULT: dict[str, Reader] = {
+    "default_reserve_tokens": _integer,
+    "hold_lease_s": _float,
+    "reservation_lease_s": _float,
+    "webhook_url": _text,
+}
+_VAULT_SECRETS = ("internal_token", "webhook_secret")
 _PROVIDER: dict[str, Reader] = {
     "name": _text,
     "url": _text,
@@ -238,7 +245,7 @@ SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "server": (*_SERVER, *_SERVER_SECRETS),
     "database": tuple(_DATABASE),
-    "vault": tuple(_VAULT),
+    "vault": (*_VAULT, *_VAULT_SECRETS),
     "providers": (*_PROVIDER, "api_key", "models", "rate_unit", *_RATES),
     "providers.models": (*_MODEL, *_RATES),
     "policies": _POLICIES,
@@ -258,7 +265,6 @@ SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
 
 _ABSENT = {
     "vault.url": "a vault in another process is not in this version; without it the accounts are in this one",
-    "vault.internal_token": "a vault in another process is not in this version",
     "vault.pending_threshold": "nothing is settled later, so nothing piles up",
     "routing.standard_threshold": "it is called complexity_threshold_low",
     "routing.frontier_threshold": "it is called complexity_threshold_high",
@@ -457,6 +463,17 @@ def _server(root: _Table) -> ServerConfig:
     for key in _SERVER_SECRETS:
         values[key], _ = table.secret(key, _rule_of(ServerConfig, key))
     return ServerConfig(**values)
+
+
+def _vault(root: _Table) -> VaultConfig | None:
+    table = root.child("vault")
+    if table is None:
+        return None
+    table.refuse_unknown("vault")
+    values = table.fields(_VAULT, VaultConfig)
+    for key in _VAULT_SECRETS:
+        values[key], _ = table.secret(key, _rule_of(VaultConfig, key))
+    return VaultConfig(**values)
 
 
 def _provider(table: _Table, default_unit: str) -> ProviderConfig | None:
@@ -691,7 +708,7 @@ def _read(text: str, source: str, environ: Mapping[str, str], *, lenient: bool) 
     config = Config(
         server=_server(root),
         database=_section(root, "database", _DATABASE, DatabaseConfig) or DatabaseConfig(),
-        vault=_section(root, "vault", _VAULT, VaultConfig),
+        vault=_vault(root),
         providers=_providers(root),
         policies=_policies(root),
         routing=_routing(root),
@@ -714,8 +731,7 @@ def _finish(config: Config, report: _Report) -> Config:
     warnings += price_warnings(config.providers)
     if not config.providers:
         warnings.append(f"{report.source} has no [[providers]]: every request will be refused")
-    if exposed := exposure_warning(config):
-        warnings.append(exposed)
+    warnings += filter(None, (exposure_warning(config), short_admin_warning(config)))
     return attrs.evolve(config, warnings=tuple(warnings))
 
 
@@ -764,7 +780,12 @@ def load_database(path: Path) -> tuple[DatabaseConfig, VaultConfig | None]:
     Raises ConfigError for problems in these two tables, and for a file that cannot be read or parsed.
     """
     config, report = _read(_read_file(path), str(path), {}, lenient=False)
-    problems = [problem for problem in report.problems if re.match(r"(database|vault)(\.|$)", problem.key)]
+    secrets = {f"vault.{key}" for key in _VAULT_SECRETS}  # their variables are the server's
+    problems = [
+        problem
+        for problem in report.problems
+        if re.match(r"(database|vault)(\.|$)", problem.key) and problem.key not in secrets
+    ]
     if problems:
         raise ConfigError(problems)
     return config.database, config.vault

@@ -223,6 +223,18 @@ def provider_url(value: str) -> None:
         raise ValueError(f"{_shown_url(value)} has a query or fragment; write the base URL, like {_EXAMPLE_URL}")
 
 
+def webhook_url(value: str) -> None:
+    """``http:`` or ``https:``, with a query if need be. It may hold a key, so no message shows it."""
+    try:
+        url = urlsplit(value)
+        _ = url.port  # raises for a port that is none
+    except ValueError:
+        url = None
+    plain = value.isascii() and value.isprintable() and " " not in value
+    if url is None or url.scheme not in ("http", "https") or not url.hostname or not plain or url.fragment:
+        raise ValueError('is not a URL (value not shown); write for example "https://ops.example.com/arbstr"')
+
+
 _EXAMPLE_URL = '"https://api.example.com/v1"'
 
 

@@ -11,7 +11,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from arbstr.config._rules import shown
-from arbstr.config._schema import Config, ProviderConfig
+from arbstr.config._schema import MIN_TOKEN_LENGTH, Config, ProviderConfig
 from arbstr.units import Price
 
 SUSPICIOUS_RATIO = 100
@@ -51,6 +51,17 @@ def exposure_warning(config: Config) -> str | None:
     return (
         f"listens on {config.server.listen} without [server] auth_token and without [vault]: whoever reaches it "
         "spends your sats; set auth_token or listen on 127.0.0.1"
+    )
+
+
+def short_admin_warning(config: Config) -> str | None:
+    """Agents could be made and given money by whoever guesses it."""
+    token = config.server.admin_token
+    if config.vault is None or token is None or len(token.reveal()) >= MIN_TOKEN_LENGTH:
+        return None
+    return (
+        f"[server] admin_token is shorter than {MIN_TOKEN_LENGTH} characters: it sees everything, but agents, "
+        "deposits, policies and approvals cannot be managed with it over HTTP; write a longer random text"
     )
 
 

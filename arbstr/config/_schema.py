@@ -67,12 +67,36 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
+MIN_TOKEN_LENGTH = 32
+"""Characters of a token that moves money (contract: vault, section 2)."""
+MIN_SIGNING_KEY_LENGTH = 16
+
+
 def _token(value: Secret | None) -> None:
     """A bearer that must be presented: an empty one would let everybody in."""
     if value is not None:
         if not value.reveal():
             raise ValueError("is empty; write a token or remove the key")
         _rules.header_text(value.reveal())
+
+
+def _long_token(value: Secret | None) -> None:
+    """A bearer that moves money for whoever presents it."""
+    _token(value)
+    if value is not None and len(value.reveal()) < MIN_TOKEN_LENGTH:
+        raise ValueError(f"is shorter than {MIN_TOKEN_LENGTH} characters (value not shown); write a longer random text")
+
+
+def _signing_key(value: Secret | None) -> None:
+    if value is not None and len(value.reveal()) < MIN_SIGNING_KEY_LENGTH:
+        raise ValueError(
+            f"is shorter than {MIN_SIGNING_KEY_LENGTH} characters (value not shown); write a longer random text"
+        )
+
+
+def _webhook_url(value: str | None) -> None:
+    if value is not None:
+        _rules.webhook_url(value)
 
 
 def _api_key(value: Secret | None) -> None:
@@ -119,6 +143,16 @@ class VaultConfig:
     default_reserve_tokens: int = field(default=4_096, validator=Rule(_rules.whole(1, 10_000_000)))
     """Completion tokens to hold for when a request names no limit."""
     hold_lease_s: float = field(default=120.0, validator=Rule(_rules.seconds(1)))
+    reservation_lease_s: float = field(default=3_600.0, validator=Rule(_rules.seconds(1, 604_800)))
+    """For holds that other cores make over HTTP. The predecessor's core gives no sign of life before it settles, so
+    this must be longer than any request, and than the time after which such a core comes back to settle what it owes.
+    """
+    internal_token: Secret | None = field(default=None, validator=Rule(_long_token))
+    """Who presents it may reserve and settle for any agent; None: nobody may, over HTTP."""
+    webhook_url: str | None = field(default=None, validator=Rule(_webhook_url))
+    """Where events are told; None: they are kept and told nobody."""
+    webhook_secret: Secret | None = field(default=None, validator=Rule(_signing_key))
+    """Signs what is told."""
 
 
 @frozen

@@ -6,16 +6,23 @@ from arbstr.edge._gate import Gate
 from arbstr.edge._routes import ROUTES, Route
 from arbstr.edge._server import CannotListen, addresses_of, open_listeners, serve
 from arbstr.edge._services import Limits, Services
+from arbstr.edge._vault_interface import VaultServices
+from arbstr.edge._vault_routes import VAULT_ROUTES, VaultRoute
+from arbstr.edge._vault_services import AccountsVault
 
 __all__ = [
     "NO_FEED",
     "ROUTES",
+    "VAULT_ROUTES",
+    "AccountsVault",
     "CannotListen",
     "EdgeApp",
     "Gate",
     "Limits",
     "Route",
     "Services",
+    "VaultRoute",
+    "VaultServices",
     "addresses_of",
     "make_app",
     "open_listeners",

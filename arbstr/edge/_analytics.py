@@ -32,11 +32,11 @@ from arbstr.store import (
     StoredReceipt,
     StoreError,
     Totals,
+    find_agent_id,
     find_receipt,
     find_requests,
     is_known_model,
     is_known_provider,
-    read_tokens,
     statistics_of,
 )
 from arbstr.units import MSAT_PER_SAT
@@ -176,9 +176,9 @@ def _agent_id(db: Connection, agent: str, caller: Caller) -> str:
         if agent in (caller.agent_id, caller.name):
             return caller.agent_id or ""
         raise PermissionRefused("an agent sees its own requests only; leave the parameter agent out")
-    for token in read_tokens(db):
-        if agent in (token.agent_id, token.name):
-            return token.agent_id
+    found = find_agent_id(db, agent)
+    if found is not None:
+        return found
     raise NotFound(f"Not found: the agent {agent[:100]!r} was not found")
 
 

@@ -27,6 +27,8 @@ from arbstr.edge._openapi import OPENAPI_BODY
 from arbstr.edge._quote import quote_body
 from arbstr.edge._routes import Page, check_method, check_role, find_route, not_found
 from arbstr.edge._services import Limits, Services
+from arbstr.edge._vault import VaultPages
+from arbstr.edge._vault_bodies import iso
 from arbstr.errors import (
     ArbstrError,
     InternalError,
@@ -74,6 +76,7 @@ class EdgeApp:
         self._limits = limits
         self._catalogue = Catalogue(lambda: services.providers(), created=int(time.time()))
         self._analytics = Analytics(services)
+        self._vault = None if services.vault is None else VaultPages(services.vault, services, gate, limits)
         self._open: Final[dict[Page, Callable[[], PlainAnswer]]] = {
             Page.HEALTH: self._health,
             Page.READY: self._ready,
@@ -108,8 +111,12 @@ class EdgeApp:
 
     async def _serve(self, scope: Scope, exchange: Exchange, visit: Visit) -> None:
         """The rim: whatever a handler raises becomes an answer here. Raises ``ClientGone``."""
+        vault = self._vault
         try:
-            answer = await self._route(scope, exchange, visit)
+            if vault is not None and vault.owns(scope["path"]):
+                answer: PlainAnswer | None = await vault.answer(scope, exchange, visit)
+            else:
+                answer = await self._route(scope, exchange, visit)
         except Exception as caught:
             await self._apologise(exchange, _sole(caught))
         else:
@@ -149,7 +156,8 @@ class EdgeApp:
     # Open to everybody
 
     def _health(self) -> PlainAnswer:
-        return _json(*health_of(self._services.providers()))
+        vault = self._services.vault
+        return _json(*health_of(self._services.providers(), None if vault is None else iso(vault.now_ns())))
 
     def _ready(self) -> PlainAnswer:
         if self.gate.draining:

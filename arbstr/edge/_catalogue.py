@@ -85,8 +85,11 @@ def _offer(view: ProviderView, model: Model) -> ModelOffer:
 # Health
 
 
-def health_of(snapshot: Snapshot) -> tuple[bytes, int]:
-    """Body and status: 200 while one provider can be tried, 503 when all circuits are open (contract section 4.10)."""
+def health_of(snapshot: Snapshot, timestamp: str | None = None) -> tuple[bytes, int]:
+    """Body and status: 200 while one provider can be tried, 503 when all circuits are open (contract section 4.10).
+
+    ``timestamp`` is told where there is a vault, whose clients look for it (contract: vault, section 6).
+    """
     states = [view.breaker_state for view in snapshot]
     if states and all(state is BreakerState.OPEN for state in states):
         status, code = "unhealthy", 503
@@ -98,7 +101,8 @@ def health_of(snapshot: Snapshot) -> tuple[bytes, int]:
         view.name: {"state": view.breaker_state, "failure_count": view.failure_count, "tier": view.tier}
         for view in snapshot
     }
-    return wire.dumps({"status": status, "providers": providers}), code
+    body = {"status": status, "providers": providers}
+    return wire.dumps(body if timestamp is None else {**body, "timestamp": timestamp}), code
 
 
 # Providers

@@ -9,6 +9,7 @@ from attrs import define, frozen
 
 from arbstr.config import ServerConfig
 from arbstr.edge._catalogue import NO_FEED, Snapshot
+from arbstr.edge._vault_interface import VaultServices
 from arbstr.requests import Caller, ModelRequest, PlainAnswer, Quote, Responder
 from arbstr.store import Connection
 
@@ -43,6 +44,10 @@ class Services:
     """The ``market`` object of ``/providers`` (contract section 16.4)."""
     metrics: Callable[[], bytes] = bytes
     """Prometheus' text format."""
+    vault: VaultServices | None = None
+    """None: there are no accounts here, or they are not managed over HTTP."""
+    vault_alone: bool = False
+    """This server is nothing but a vault: what is not its own is not there."""
 
 
 @frozen

@@ -46,7 +46,9 @@ class Authenticator:
             return _ADMIN
         if self.accounts is not None:
             holder = self.accounts.holder_of(token)
-            return None if holder is None else Caller(holder.agent_id, "agent", holder.name)
+            if holder is None:
+                return None
+            return Caller(holder.agent_id, "agent", holder.name, budget_id=holder.budget_id)
         if self.server.auth_token is not None and self.server.auth_token.matches(token):
             return _CLIENT
         return None

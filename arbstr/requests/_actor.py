@@ -77,7 +77,7 @@ class Quote:
 class Stay:
     """One request's time with us: among those in flight, and within the limits. ``end`` it once it has ended."""
 
-    _in_flight: set[TrioActorRef[RequestActor]]
+    _in_flight: dict[TrioActorRef[RequestActor], None]
     _place: Pass
     ref: TrioActorRef[RequestActor] | None = None
     detached: bool = False
@@ -85,12 +85,12 @@ class Stay:
 
     def begin(self, ref: TrioActorRef[RequestActor]) -> None:
         self.ref = ref
-        self._in_flight.add(ref)
+        self._in_flight[ref] = None
 
     def end(self) -> None:
         """A second call changes nothing."""
         if self.ref is not None:
-            self._in_flight.discard(self.ref)
+            self._in_flight.pop(self.ref, None)
         self._place.leave(trio.current_time())
 
 
@@ -121,6 +121,7 @@ class RequestActor(TrioActor):
             model=request.call.model,
             correlation_id=request.correlation_id,
             owner=self.actor_ref,
+            budget_id=request.caller.budget_id,
         )
 
     def on_stop(self) -> None:
@@ -202,7 +203,7 @@ class Requests:
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
-        self._in_flight: set[TrioActorRef[RequestActor]] = set()
+        self._in_flight: dict[TrioActorRef[RequestActor], None] = {}  # in the order they came: a set has none
 
     @property
     def in_flight(self) -> int:

@@ -12,7 +12,7 @@ from arbstr.providers import Directory, ProviderView, Upstream
 from arbstr.requests._interface import ModelRequest
 from arbstr.requests._limits import Limits
 from arbstr.routing import Offer, Offers, Router
-from arbstr.store import ReceiptRow, Store
+from arbstr.store import Ledger, ReceiptRow
 
 
 class Upstreams(Protocol):
@@ -39,7 +39,7 @@ class RequestContext:
     directory: Directory
     fleet: Upstreams
     router: Router
-    store: Store
+    store: Ledger
     accounts: Accounts | None
     """None: requests are priced and recorded, not held."""
     stream_cost_event: bool

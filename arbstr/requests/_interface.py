@@ -27,6 +27,8 @@ class Caller:
     name: str
     client: str = ""
     """Whose rate this counts against: the agent, the token, or the peer's address."""
+    budget_id: str | None = None
+    """Of an agent's token that may spend from one of its budgets only."""
 
 
 @frozen

@@ -15,7 +15,7 @@ from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, Trio
 from arbstr.accounts import Accounts, Ended, Extend, Held, Release, Renew, Reserve, Settle
 from arbstr.errors import ArbstrError, BillingRefused, LedgerUnavailable
 from arbstr.routing import Candidate
-from arbstr.store import ReceiptOnly, ReceiptRow, Store, StoreUnavailable
+from arbstr.store import Ledger, ReceiptOnly, ReceiptRow, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Purse(Protocol):
 class UnheldPurse:
     """No accounts: anything is covered, receipts are filed."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Ledger) -> None:
         self._store = store
         self.held_msat = 1 << 62
 
@@ -82,13 +82,14 @@ class AccountPurse:
     def __init__(
         self,
         accounts: Accounts,
-        store: Store,
+        store: Ledger,
         *,
         agent_id: str,
         key: str,
         model: str,
         correlation_id: str | None,
         owner: TrioActorRef,  # type: ignore[type-arg]  # any actor
+        budget_id: str | None = None,
     ) -> None:
         self._accounts = accounts
         self._store = store
@@ -97,6 +98,7 @@ class AccountPurse:
         self._model = model
         self._correlation_id = correlation_id
         self._owner = owner
+        self._budget_id = budget_id
         self._hold = _Hold.NONE
         self.held_msat = 0
 
@@ -107,7 +109,15 @@ class AccountPurse:
             return
         # From here on there may be a hold, whether or not we live to learn of it.
         self._hold = _Hold.UNSURE
-        message = Reserve(self._key, bound_msat, self._model, candidate.provider, self._correlation_id, self._owner)
+        message = Reserve(
+            self._key,
+            bound_msat,
+            self._model,
+            candidate.provider,
+            self._correlation_id,
+            self._owner,
+            self._budget_id,
+        )
         self.held_msat = await self._ask_for(message)
         self._hold = _Hold.OPEN
 
@@ -159,7 +169,7 @@ class AccountPurse:
             logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
 
 
-def file_receipt(store: Store, receipt: ReceiptRow) -> bool:
+def file_receipt(store: Ledger, receipt: ReceiptRow) -> bool:
     """Queue a receipt that moves no money. False when the store takes nothing more."""
     try:
         store.submit(ReceiptOnly(receipt))

@@ -16,13 +16,22 @@ from arbstr.wire import Usage
 MAX_ERROR_TEXT = 300
 
 
+def _ticks_ns() -> int:
+    """Looked up when it is called: a simulation has a clock of its own."""
+    return time.perf_counter_ns()
+
+
+def _now_ns() -> int:
+    return time.time_ns()
+
+
 @define(eq=False)
 class Attempt:
     """One call to one provider, while it runs. Times are of ``time.perf_counter_ns``."""
 
     candidate: Candidate
-    begun: int = field(factory=time.perf_counter_ns)
-    started_ns: int = field(factory=time.time_ns)
+    begun: int = field(factory=_ticks_ns)
+    started_ns: int = field(factory=_now_ns)
     ttfb_ns: int | None = None
     ended: int | None = None
     http_status: int | None = None
@@ -93,8 +102,8 @@ class Record:
     """Of one request, from its arrival."""
 
     request: ModelRequest
-    begun: int = field(factory=time.perf_counter_ns)
-    started_ns: int = field(factory=time.time_ns)
+    begun: int = field(factory=_ticks_ns)
+    started_ns: int = field(factory=_now_ns)
     selection: Selection | None = None
     attempts: list[Attempt] = field(factory=list)
 

@@ -4,6 +4,7 @@ StoreError
 ├── StoreInUse        another arbstr holds this database
 ├── StoreTooNew       written by a later version; nothing was changed
 ├── StoreTooOld       written by an earlier version; opening it for writing brings it up to date
+├── UnknownAgent      there is no such agent
 ├── ReadTimedOut      a query took longer than its reader would wait
 ├── StoreUnavailable  the commit did not reach the disk (full, read-only, broken); nothing of it is visible
 ├── StoreBusy         more changes wait than the bound allows
@@ -47,6 +48,12 @@ class StoreTooOld(StoreError):
         )
         self.found = found
         self.known = known
+
+
+class UnknownAgent(StoreError):
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"no agent {agent_id}")
+        self.agent_id = agent_id
 
 
 class ReadTimedOut(StoreError):

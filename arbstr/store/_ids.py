@@ -10,14 +10,19 @@ import time
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def _base32(number: int, length: int) -> str:
-    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(5 * (length - 1), -1, -5))
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
+_SHIFTS = range(120, -1, -10)
+
+
+def _base32(number: int) -> str:
+    """26 characters, two at a time."""
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS])
 
 
 def new_ulid() -> str:
     """26 characters that sort by the millisecond they were made in. A name, not a secret."""
     # Not os.urandom: it lets go of the interpreter and waits for it again, 70 µs beside a busy writer thread.
-    return _base32((time.time_ns() // 1_000_000 << 80) | random.getrandbits(80), 26)
+    return _base32((time.time_ns() // 1_000_000 << 80) | random.getrandbits(80))
 
 
 def new_agent_id() -> str:
@@ -28,9 +33,31 @@ def new_hold_id() -> str:
     return "tx_" + new_ulid()
 
 
+def derived_hold_id(*names: str) -> str:
+    """The same for the same names, so that a repeat finds what the first one made; otherwise like ``new_hold_id``."""
+    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).digest()
+    return "tx_" + _base32(int.from_bytes(digest[:16]))
+
+
+def new_token_id() -> str:
+    return "tk_" + new_ulid()
+
+
+def new_approval_id() -> str:
+    return "apr_" + new_ulid()
+
+
+def new_budget_id() -> str:
+    return "bu_" + new_ulid()
+
+
+def new_event_id() -> str:
+    return "evt_" + new_ulid()
+
+
 def new_agent_token() -> str:
     """A bearer token: ``vtk_`` and 128 random bits. Shown once; only its hash is stored."""
-    return "vtk_" + _base32(int.from_bytes(os.urandom(16)), 26)
+    return "vtk_" + _base32(int.from_bytes(os.urandom(16)))
 
 
 def hash_token(token: str) -> str:

@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from arbstr.store._errors import DuplicateKey, StoreError, VersionConflict
+from arbstr.store._errors import DuplicateKey, UnknownAgent, Unwritable, VersionConflict
+from arbstr.store._rows import (
+    ACCOUNT_COLUMNS,
+    APPROVAL_COLUMNS,
+    ATTEMPT_COLUMNS,
+    BUDGET_COLUMNS,
+    COLUMNS,
+    EVENT_COLUMNS,
+    HOLD_COLUMNS,
+    PAYMENT_COLUMNS,
+    POLICY_COLUMNS,
+    RECEIPT_COLUMNS,
+    TOKEN_COLUMNS,
+    attempt_values,
+    hold_row,
+    hold_values,
+    insert,
+    receipt_values,
+    replace,
+    to_json,
+    values,
+)
 from arbstr.store._values import (
     AccountChange,
     AccountRow,
-    AttemptRow,
+    AgentAdded,
+    AlertSent,
+    Also,
+    ApprovalRow,
     AuditEntry,
+    BearerRow,
+    BudgetRow,
     Change,
+    EventProgress,
+    EventRow,
+    Frozen,
     HoldChange,
     HoldRenewal,
     HoldRow,
     HoldState,
-    Ledger,
+    LedgerAccount,
+    PaymentRow,
+    PolicyRow,
     ReceiptOnly,
     ReceiptRow,
 )
@@ -34,32 +64,27 @@ GENESIS = bytes(32)
 MAX_INTEGER = (1 << 63) - 1
 """What an INTEGER column can hold."""
 
-_ACCOUNT_COLUMNS = "agent_id, version, available_msat, held_msat, spent_msat, deposited_msat, withdrawn_msat, debt_msat"
-_HOLD_COLUMNS = (
-    "hold_id, key, agent_id, amount_msat, state, model, provider, created_ns, lease_ns, extensions, evidence_msat, "
-    "charged_msat, ended_ns, correlation_id"
-)
-RECEIPT_COLUMNS = (
-    "request_id, agent_id, correlation_id, hold_id, started_ns, duration_us, model, provider, policy, stream, outcome, "
-    "http_status, error, prompt_tokens, completion_tokens, estimated, expected_msat, cost_msat, saved_median_msat, "
-    "saved_dearest_msat, selection, endpoint, tier, complexity_score, policy_header, cached_tokens, upstream_model, "
-    "latency_us, error_status, provider_cost_msat"
-)
-ATTEMPT_COLUMNS = "request_id, position, provider, started_ns, duration_us, ttfb_us, http_status, outcome, error"
+ENDS_OF_HOLDS = frozenset({"settle", "release", "resolve"})
+"""Kinds of changes that end a hold; ``reserve`` is the one that makes one."""
 
-
-def _insert(table: str, columns: str, rows: int = 1) -> str:
-    places = "(" + ", ".join("?" * (columns.count(",") + 1)) + ")"
-    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([places] * rows)}"  # noqa: S608 - constant names
-
-
-_INSERT_TRANSACTION = _insert("transactions", "key, kind, agent_id, at_ns")
-_INSERT_POSTINGS = [_insert("postings", "transaction_id, agent_id, ledger, amount_msat", n) for n in range(7)]
+_INSERT_TRANSACTION = insert("transactions", "key, kind, agent_id, at_ns")
+_INSERT_POSTINGS = [insert("postings", "transaction_id, agent_id, ledger, amount_msat", n) for n in range(7)]
 """By their number: one statement is half the price of as many as there are postings."""
-_INSERT_HOLD = _insert("holds", _HOLD_COLUMNS)
-_INSERT_RECEIPT = _insert("receipts", RECEIPT_COLUMNS)
-_INSERT_ATTEMPT = _insert("attempts", ATTEMPT_COLUMNS)
-_INSERT_AUDIT = _insert("audit", "sequence, at_ns, agent_id, action, details, previous_hash, hash")
+_INSERT_HOLD = insert("holds", HOLD_COLUMNS)
+_INSERT_RECEIPT = insert("receipts", RECEIPT_COLUMNS)
+_INSERT_ATTEMPT = insert("attempts", ATTEMPT_COLUMNS)
+_INSERT_AUDIT = insert("audit", "sequence, at_ns, agent_id, action, details, previous_hash, hash")
+_INSERT_AGENT = insert("agents", "agent_id, name, token_hash, created_ns, metadata")
+_INSERT_POLICY = insert("policies", POLICY_COLUMNS)
+_REPLACE: dict[type, str] = {
+    BudgetRow: replace("budgets", BUDGET_COLUMNS),
+    BearerRow: replace("tokens", TOKEN_COLUMNS),
+    ApprovalRow: replace("approvals", APPROVAL_COLUMNS),
+    PaymentRow: replace("payments", PAYMENT_COLUMNS),
+    EventRow: replace("outbox", EVENT_COLUMNS),
+    AlertSent: replace("alerts", "agent_id, at_ns"),
+}
+_MOVE_EVENT = "UPDATE outbox SET due_ns = ?, attempts = ?, state = ?, last_error = ?, ended_ns = ? WHERE event_id = ?"
 _UPDATE_ACCOUNT = (
     "UPDATE accounts SET version = ?, available_msat = ?, held_msat = ?, spent_msat = ?, deposited_msat = ?, "
     "withdrawn_msat = ?, debt_msat = ? WHERE agent_id = ? AND version = ? AND available_msat = ? AND held_msat = ? "
@@ -68,23 +93,206 @@ _UPDATE_ACCOUNT = (
 # A hold that has ended stays ended (M3): the condition makes that a property of the database.
 _UPDATE_HOLD = (
     "UPDATE holds SET amount_msat = ?, state = ?, provider = ?, lease_ns = ?, extensions = ?, charged_msat = ?, "
-    "ended_ns = ? WHERE hold_id = ? AND state = 'open' AND amount_msat = ?"
+    "ended_ns = ? WHERE hold_id = ? AND state = 'open' AND amount_msat = ? AND agent_id = ?"
 )
 _RENEW_HOLD = (
     "UPDATE holds SET lease_ns = max(lease_ns, ?), evidence_msat = max(evidence_msat, ?) "
     "WHERE hold_id = ? AND state = 'open'"
 )
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-
 
 def audit_hash(previous: bytes, sequence: int, at_ns: int, agent_id: str, action: str, details: str) -> bytes:
     """SHA-256 over the hash before and this row's fields, each behind its length, so that no two rows collide."""
-    parts = [previous]
+    hashed = hashlib.sha256(previous)
     for text in (str(sequence), str(at_ns), agent_id, action, details):
         data = text.encode()
-        parts += (len(data).to_bytes(8, "big"), data)
-    return hashlib.sha256(b"".join(parts)).digest()
+        size = len(data)
+        hashed.update((_SIZES[size] if size < len(_SIZES) else size.to_bytes(8, "big")) + data)
+    return hashed.digest()
+
+
+_SIZES = [size.to_bytes(8, "big") for size in range(1_024)]
+
+
+class Batch:
+    """Rows of many changes on their way into as few statements; what is not as it should be raises Refused."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        (self._transaction,) = connection.execute("SELECT coalesce(max(id), 0) FROM transactions").fetchone()
+        self._accounts: dict[str, tuple[AccountRow, AccountRow]] = {}
+        """What each was before the first change, and is after the last one."""
+        self._transactions: list[object] = []
+        self._postings: list[object] = []
+        self._holds: list[object] = []
+        self._renewals: list[tuple[int, int, str]] = []
+        self._renewing: set[str] = set()
+        self._moves: list[object] = []
+        self._moving: set[str] = set()
+        self._receipts: list[object] = []
+        self._attempts: list[object] = []
+        self.audit: list[object] = []
+
+    def add(self, change: AccountChange, audit: tuple[object, ...]) -> None:
+        """All of it but the rows beside the account."""
+        refuse_mismatch(change)
+        before, after, hold = change.before, change.after, change.hold
+        agent_id = after.agent_id
+        self._transaction = number = self._transaction + 1
+        self._transactions += (number, change.key, change.kind, agent_id, change.at_ns)
+        for posting in change.postings:
+            self._postings += (number, agent_id, posting.ledger.value, posting.amount_msat)
+        first, last = self._accounts.get(agent_id) or (before, before)
+        if last is not before and last != before:
+            raise VersionConflict(agent_id, before.version)
+        if not is_sound(after):
+            raise Unwritable(f"{change.key} breaks M2")
+        self._accounts[agent_id] = first, after
+        self.audit += audit
+        if isinstance(hold, HoldRow):
+            if hold.hold_id in self._moving or hold.hold_id in self._renewing:
+                self._write_holds()  # what came before it was not for it
+            self._holds += hold_values(hold)
+        elif hold is not None:
+            self._move(hold, agent_id)
+            if change.receipt is not None:
+                self.file(change.receipt, agent_id, hold.hold_id, hold.charged_msat or 0)
+
+    def _move(self, hold: HoldChange, agent_id: str) -> None:
+        if hold.hold_id in self._moving:
+            self._write_holds()
+        self._moving.add(hold.hold_id)
+        self._moves += (
+            hold.hold_id,
+            hold.amount_msat,
+            hold.state.value,
+            hold.provider,
+            hold.lease_ns,
+            hold.extensions,
+            hold.charged_msat,
+            hold.ended_ns,
+            hold.before_msat,
+            agent_id,
+        )
+
+    def renew(self, hold_id: str, lease_ns: int, evidence_msat: int) -> None:
+        if hold_id in self._moving:
+            self._write_holds()
+        self._renewing.add(hold_id)
+        self._renewals.append((lease_ns, evidence_msat, hold_id))
+
+    def file(self, receipt: ReceiptRow, agent_id: str | None, hold_id: str | None, cost_msat: int) -> None:
+        self._receipts += receipt_values(receipt, receipt.request_id, agent_id, hold_id, cost_msat)
+        for position, attempt in enumerate(receipt.attempts):
+            self._attempts += attempt_values(attempt, receipt.request_id, position)
+
+    def write(self) -> None:
+        self._many(_INSERTED["transactions"], self._transactions)
+        self._many(_INSERTED["postings"], self._postings)
+        self._write_holds()
+        self._many(_INSERTED["receipts"], self._receipts)
+        self._many(_INSERTED["attempts"], self._attempts)
+        self._many(_INSERTED["audit"], self.audit)
+        accounts: list[object] = []
+        for first, last in self._accounts.values():
+            accounts += account_move(first, last)
+        if self._many(_MOVED_ACCOUNTS, accounts) != len(self._accounts):
+            raise VersionConflict(", ".join(self._accounts), -1)
+
+    def _write_holds(self) -> None:
+        """Those that are new, then leases, then what became of others: none of them is in there twice."""
+        self._many(_INSERTED["holds"], self._holds)
+        if self._renewals:
+            self._db.executemany(_RENEW_HOLD, self._renewals)
+        if self._many(_MOVED_HOLDS, self._moves) != len(self._moving):
+            raise VersionConflict(", ".join(self._moving), -1)
+        self._holds, self._renewals, self._moves = [], [], []
+        self._renewing, self._moving = set(), set()
+
+    def _many(self, of: Many, values: list[object]) -> int:
+        """Execute for all rows, as many at a time as there is a statement for; how many rows were changed."""
+        changed, start = 0, 0
+        while start < len(values):
+            rows = min(MOST_ROWS, 1 << (((len(values) - start) // of.width).bit_length() - 1))
+            part = values[start : start + rows * of.width]
+            start += len(part)
+            try:
+                changed += self._db.execute(of.statements[rows], part).rowcount
+            except (OverflowError, UnicodeEncodeError):
+                changed += self._db.execute(of.statements[rows], [storable(value) for value in part]).rowcount
+        return changed
+
+
+MOST_ROWS = 64
+"""In one statement; beyond it a row becomes hardly cheaper."""
+
+
+@frozen
+class Many:
+    """A statement for 1, 2, 4 ... ``MOST_ROWS`` rows of ``width`` values."""
+
+    width: int
+    statements: Mapping[int, str]
+
+
+def _many(before: str, width: int, after: str = "") -> Many:
+    places = "(" + ", ".join("?" * width) + ")"
+    sizes = [1 << power for power in range(MOST_ROWS.bit_length())]
+    return Many(width, {rows: f"{before}{', '.join([places] * rows)}{after}" for rows in sizes})
+
+
+_INSERTED = {
+    table: _many(f"INSERT INTO {table} ({COLUMNS[table]}) VALUES ", COLUMNS[table].count(",") + 1)  # noqa: S608 - ours
+    for table in ("transactions", "postings", "holds", "receipts", "attempts", "audit")
+}
+_MOVED_ACCOUNTS = _many(
+    "UPDATE accounts SET version = column9, available_msat = column10, held_msat = column11, spent_msat = column12, "
+    "deposited_msat = column13, withdrawn_msat = column14, debt_msat = column15 FROM (VALUES ",
+    15,
+    ") WHERE agent_id = column1 AND version = column2 AND available_msat = column3 AND held_msat = column4 "
+    "AND spent_msat = column5 AND deposited_msat = column6 AND withdrawn_msat = column7 AND debt_msat = column8",
+)
+_MOVED_HOLDS = _many(
+    "UPDATE holds SET amount_msat = column2, state = column3, provider = column4, lease_ns = column5, "
+    "extensions = column6, charged_msat = column7, ended_ns = column8 FROM (VALUES ",
+    10,
+    ") WHERE hold_id = column1 AND state = 'open' AND amount_msat = column9 AND agent_id = column10",
+)
+
+
+def account_move(before: AccountRow, after: AccountRow) -> tuple[object, ...]:
+    return (
+        before.agent_id,
+        before.version,
+        before.available_msat,
+        before.held_msat,
+        before.spent_msat,
+        before.deposited_msat,
+        before.withdrawn_msat,
+        before.debt_msat,
+        after.version,
+        after.available_msat,
+        after.held_msat,
+        after.spent_msat,
+        after.deposited_msat,
+        after.withdrawn_msat,
+        after.debt_msat,
+    )
+
+
+def is_sound(account: AccountRow) -> bool:
+    """The CHECKs of ``accounts``, for balances that are replaced before they are written."""
+    available, held, spent = account.available_msat, account.held_msat, account.spent_msat
+    deposited, withdrawn = account.deposited_msat, account.withdrawn_msat
+    return (
+        available + held + spent == deposited - withdrawn
+        and available >= 0
+        and held >= 0
+        and spent >= 0
+        and deposited >= 0
+        and withdrawn >= 0
+        and account.debt_msat >= 0
+    )
 
 
 class Journal:
@@ -107,11 +315,41 @@ class Journal:
                 self._db.execute(_RENEW_HOLD, (lease_ns, min(evidence_msat, MAX_INTEGER), hold_id))
             case ReceiptOnly(receipt):
                 self._insert_receipt(receipt, receipt.request_id, receipt.agent_id, receipt.hold_id, receipt.cost_msat)
+            case AgentAdded():
+                self.append_audit(change.at_ns, change.agent_id, self._add_agent(change))
+            case EventProgress(event):
+                self._move_event(event)
+
+    def apply_together(self, changes: Sequence[Change]) -> None:
+        """Write changes of which none is refused, in a few statements: many rows each, so that a row costs less.
+
+        What is visible after it is what ``apply`` of one after the other leaves. Raises Refused or sqlite3's errors
+        when any of them is at fault, with part of them written: then they are to be written one by one.
+        """
+        batch = Batch(self._db)
+        for change in changes:
+            match change:
+                case AccountChange():
+                    batch.add(change, self._next_audit(change.at_ns, change.after.agent_id, change.audit))
+                    for row in change.also:
+                        self._write(row)
+                case HoldRenewal(hold_id, lease_ns, evidence_msat):
+                    batch.renew(hold_id, lease_ns, min(evidence_msat, MAX_INTEGER))
+                case ReceiptOnly(receipt):
+                    batch.file(receipt, receipt.agent_id, receipt.hold_id, receipt.cost_msat)
+                case AgentAdded():
+                    batch.audit += self._next_audit(change.at_ns, change.agent_id, self._add_agent(change))
+                case EventProgress(event):
+                    self._move_event(event)
+        batch.write()
 
     def _apply_account(self, change: AccountChange) -> None:
+        refuse_mismatch(change)
         after = change.after
         self._insert_transaction(change)
         self._update_account(change.before, after)
+        for row in change.also:
+            self._write(row)
         match change.hold:
             case HoldRow() as hold:
                 self._insert_hold(hold)
@@ -119,17 +357,49 @@ class Journal:
                 self._update_hold(hold, change)
         self.append_audit(change.at_ns, after.agent_id, change.audit)
 
+    def _add_agent(self, added: AgentAdded) -> AuditEntry:
+        refuse_foreign_rows(added)
+        agent = (added.agent_id, added.name, added.token.token_hash, added.at_ns, added.metadata)
+        self._insert(_INSERT_AGENT, agent, f"agent:{added.agent_id}")
+        self._db.execute("INSERT INTO accounts VALUES (?, 0, 0, 0, 0, 0, 0, 0)", (added.agent_id,))
+        self._write(added.policy)
+        self._write(added.token)
+        return AuditEntry("AGENT_REGISTERED", {"name": added.name})
+
+    def _move_event(self, event: EventRow) -> None:
+        values = (event.due_ns, event.attempts, event.state.value, event.last_error, event.ended_ns, event.event_id)
+        if self._db.execute(_MOVE_EVENT, [storable(value) for value in values]).rowcount != 1:
+            raise Unwritable(f"there is no event {event.event_id}")
+
+    def _write(self, row: Also) -> None:
+        """Add a policy; add or replace one of the others."""
+        if isinstance(row, PolicyRow):
+            self._insert(_INSERT_POLICY, values(row), also_key(row))
+        elif isinstance(row, Frozen):
+            self._db.execute("UPDATE agents SET frozen_ns = ? WHERE agent_id = ?", (row.since_ns, row.agent_id))
+        elif self._insert(_REPLACE[type(row)], values(row), also_key(row)) != 1:
+            raise DuplicateKey(also_key(row))
+
+    def _insert(self, statement: str, values: Sequence[object], key: str) -> int:
+        """Number of rows written. Raises DuplicateKey when a key of the row is another row's."""
+        try:
+            return self._execute_with_text(statement, values).rowcount
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode in _TAKEN:
+                raise DuplicateKey(key) from None
+            raise
+
     def _insert_transaction(self, change: AccountChange) -> None:
         agent_id = change.after.agent_id
         try:
             cursor = self._db.execute(_INSERT_TRANSACTION, (change.key, change.kind, agent_id, change.at_ns))
-        except sqlite3.IntegrityError:
+        except sqlite3.IntegrityError:  # the only rule of that table
             raise DuplicateKey(change.key) from None
         if change.postings:
-            values: list[object] = []
+            posted: list[object] = []
             for posting in change.postings:
-                values += (cursor.lastrowid, agent_id, posting.ledger.value, posting.amount_msat)
-            self._db.execute(_INSERT_POSTINGS[len(change.postings)], values)
+                posted += (cursor.lastrowid, agent_id, posting.ledger.value, posting.amount_msat)
+            self._db.execute(_INSERT_POSTINGS[len(change.postings)], posted)
 
     def _update_account(self, before: AccountRow, after: AccountRow) -> None:
         updated = self._db.execute(
@@ -156,28 +426,11 @@ class Journal:
             raise VersionConflict(after.agent_id, before.version)
 
     def _insert_hold(self, hold: HoldRow) -> None:
-        try:
-            self._execute_with_text(
-                _INSERT_HOLD,
-                (
-                    hold.hold_id,
-                    hold.key,
-                    hold.agent_id,
-                    hold.amount_msat,
-                    hold.state.value,
-                    hold.model,
-                    hold.provider,
-                    hold.created_ns,
-                    hold.lease_ns,
-                    hold.extensions,
-                    hold.evidence_msat,
-                    hold.charged_msat,
-                    hold.ended_ns,
-                    hold.correlation_id,
-                ),
-            )
-        except sqlite3.IntegrityError:
-            raise DuplicateKey(hold.key) from None
+        self._insert(
+            _INSERT_HOLD,
+            hold_values(hold),
+            hold.key,
+        )
 
     def _update_hold(self, hold: HoldChange, change: AccountChange) -> None:
         updated = self._db.execute(
@@ -192,6 +445,7 @@ class Journal:
                 hold.ended_ns,
                 hold.hold_id,
                 hold.before_msat,
+                change.after.agent_id,
             ),
         )
         if updated.rowcount != 1:
@@ -210,86 +464,89 @@ class Journal:
     def _insert_receipt(
         self, receipt: ReceiptRow, request_id: str, agent_id: str | None, hold_id: str | None, cost_msat: int
     ) -> None:
-        try:
-            self._execute_with_text(
-                _INSERT_RECEIPT,
-                (
-                    request_id,
-                    agent_id,
-                    receipt.correlation_id,
-                    hold_id,
-                    receipt.started_ns,
-                    receipt.duration_us,
-                    receipt.model,
-                    receipt.provider,
-                    receipt.policy,
-                    receipt.stream,
-                    receipt.outcome,
-                    receipt.http_status,
-                    receipt.error,
-                    receipt.prompt_tokens,
-                    receipt.completion_tokens,
-                    receipt.estimated,
-                    receipt.expected_msat,
-                    cost_msat,
-                    receipt.saved_median_msat,
-                    receipt.saved_dearest_msat,
-                    receipt.selection,
-                    receipt.endpoint,
-                    receipt.tier,
-                    receipt.complexity_score,
-                    receipt.policy_header,
-                    receipt.cached_tokens,
-                    receipt.upstream_model,
-                    receipt.latency_us,
-                    receipt.error_status,
-                    receipt.provider_cost_msat,
-                ),
-            )
-        except sqlite3.IntegrityError:
-            raise DuplicateKey(request_id) from None
-        for position, attempt in enumerate(receipt.attempts):
-            self._insert_attempt(request_id, position, attempt)
-
-    def _insert_attempt(self, request_id: str, position: int, attempt: AttemptRow) -> None:
-        self._execute_with_text(
-            _INSERT_ATTEMPT,
-            (
-                request_id,
-                position,
-                attempt.provider,
-                attempt.started_ns,
-                attempt.duration_us,
-                attempt.ttfb_us,
-                attempt.http_status,
-                attempt.outcome,
-                attempt.error,
-            ),
+        self._insert(
+            _INSERT_RECEIPT,
+            receipt_values(receipt, request_id, agent_id, hold_id, cost_msat),
+            request_id,
         )
+        for position, attempt in enumerate(receipt.attempts):
+            self._execute_with_text(_INSERT_ATTEMPT, attempt_values(attempt, request_id, position))
 
-    def _execute_with_text(self, statement: str, values: Sequence[object]) -> None:
+    def _execute_with_text(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
         """Execute with values that others chose: what SQLite cannot hold is bent until it can.
 
         A lone surrogate in a model's name or a token count of 10**30 says something of the provider or the client; it
         must not keep a hold from ending.
         """
         try:
-            self._db.execute(statement, values)
+            return self._db.execute(statement, values)
         except (OverflowError, UnicodeEncodeError):
-            self._db.execute(statement, [storable(value) for value in values])
+            return self._db.execute(statement, [storable(value) for value in values])
 
     def append_audit(self, at_ns: int, agent_id: str, entry: AuditEntry) -> None:
         """Chain one more row to the audit log."""
+        self._db.execute(_INSERT_AUDIT, self._next_audit(at_ns, agent_id, entry))
+
+    def _next_audit(self, at_ns: int, agent_id: str, entry: AuditEntry) -> tuple[object, ...]:
+        """The row that follows the head, which is then the head."""
         sequence, previous = self.head or self._read_head()
         sequence += 1
-        details = _to_json(entry.details)
+        details = to_json(entry.details)
         digest = audit_hash(previous, sequence, at_ns, agent_id, entry.action, details)
-        self._db.execute(_INSERT_AUDIT, (sequence, at_ns, agent_id, entry.action, details, previous, digest))
         self.head = sequence, digest
+        return sequence, at_ns, agent_id, entry.action, details, previous, digest
 
     def _read_head(self) -> tuple[int, bytes]:
         row = self._db.execute("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
         return (row[0], row[1]) if row else (0, GENESIS)
+
+
+_TAKEN = frozenset({sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE})
+
+
+def refuse_mismatch(change: AccountChange) -> None:
+    """A change is of one agent, and its kind says what it does to a hold. Raises Unwritable."""
+    agent_id, hold, kind = change.after.agent_id, change.hold, change.kind
+    if hold is None:
+        right = kind != "reserve" and kind not in ENDS_OF_HOLDS
+    elif isinstance(hold, HoldRow):
+        right = kind == "reserve" and hold.agent_id == agent_id
+    else:
+        right = kind != "reserve" and (hold.state is not HoldState.OPEN) == (kind in ENDS_OF_HOLDS)
+    if not right:
+        raise Unwritable(f"{change.key} is a {kind!r} and does something else, or something to another agent's hold")
+    if change.before.agent_id != agent_id:
+        raise Unwritable(f"{change.key} is of {agent_id} and of {change.before.agent_id}")
+    for row in change.also:
+        if row.agent_id != agent_id:
+            raise Unwritable(f"{change.key} is of {agent_id} and would write {also_key(row)} of {row.agent_id}")
+
+
+def refuse_foreign_rows(added: AgentAdded) -> None:
+    """Raises Unwritable when an agent would be made with something of another's."""
+    if not added.agent_id == added.token.agent_id == added.policy.agent_id:
+        raise Unwritable(f"{added.agent_id} would be added with rows of another agent")
+
+
+def also_key(row: Also) -> str:
+    """Names a row beside an account, in messages and in what a refusal says."""
+    match row:
+        case PolicyRow():
+            return f"policy:{row.agent_id}:{row.version}"
+        case BudgetRow():
+            return f"budget:{row.budget_id}"
+        case BearerRow():
+            return f"token:{row.token_id}"
+        case ApprovalRow():
+            return f"approval:{row.approval_id}"
+        case PaymentRow():
+            return f"payment:{row.transaction_id}"
+        case EventRow():
+            return f"event:{row.event_id}"
+        case AlertSent():
+            return f"alert:{row.agent_id}"
+        case Frozen():
+            return f"frozen:{row.agent_id}"
 
 
 def storable(value: object) -> object:
@@ -301,24 +558,18 @@ def storable(value: object) -> object:
 
 
 def read_account(db: sqlite3.Connection, agent_id: str) -> AccountRow:
-    """The balances as committed. Raises StoreError for an agent that does not exist."""
-    row = db.execute(f"SELECT {_ACCOUNT_COLUMNS} FROM accounts WHERE agent_id = ?", (agent_id,)).fetchone()  # noqa: S608 - constant names
+    """The balances as committed. Raises UnknownAgent when there is no such agent."""
+    row = db.execute(f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE agent_id = ?", (agent_id,)).fetchone()  # noqa: S608 - constant names
     if row is None:
-        raise StoreError(f"no agent {agent_id}")
+        raise UnknownAgent(agent_id)
     return AccountRow(*row)
-
-
-def _hold(row: tuple[object, ...]) -> HoldRow:
-    values = dict(zip(_HOLD_COLUMNS.split(", "), row, strict=True))
-    values["state"] = HoldState(str(values["state"]))
-    return HoldRow(**values)  # type: ignore[arg-type]  # column types are enforced by STRICT tables
 
 
 def read_open_holds(db: sqlite3.Connection, agent_id: str | None = None) -> list[HoldRow]:
     """Open holds, of one agent or of all."""
     where, values = ("", ()) if agent_id is None else (" AND agent_id = ?", (agent_id,))
-    rows = db.execute(f"SELECT {_HOLD_COLUMNS} FROM holds WHERE state = 'open'{where}", values)  # noqa: S608 - constant names
-    return [_hold(row) for row in rows]
+    rows = db.execute(f"SELECT {HOLD_COLUMNS} FROM holds WHERE state = 'open'{where} ORDER BY hold_id", values)  # noqa: S608 - constant names
+    return [hold_row(row) for row in rows]
 
 
 @frozen
@@ -340,8 +591,8 @@ def read_hold_totals(db: sqlite3.Connection) -> HoldTotals:
 def read_hold(db: sqlite3.Connection, *, hold_id: str | None = None, key: str | None = None) -> HoldRow | None:
     """One hold by its id or by the key it was made with."""
     column, value = ("hold_id", hold_id) if hold_id is not None else ("key", key)
-    row = db.execute(f"SELECT {_HOLD_COLUMNS} FROM holds WHERE {column} = ?", (value,)).fetchone()  # noqa: S608 - constant names
-    return _hold(row) if row else None
+    row = db.execute(f"SELECT {HOLD_COLUMNS} FROM holds WHERE {column} = ?", (value,)).fetchone()  # noqa: S608 - constant names
+    return hold_row(row) if row else None
 
 
 def read_deposit(db: sqlite3.Connection, key: str) -> tuple[str, int] | None:
@@ -349,6 +600,6 @@ def read_deposit(db: sqlite3.Connection, key: str) -> tuple[str, int] | None:
     row = db.execute(
         "SELECT t.agent_id, -p.amount_msat FROM transactions t JOIN postings p ON p.transaction_id = t.id "
         "WHERE t.key = ? AND p.ledger = ?",
-        (f"deposit:{key}", Ledger.WORLD.value),
+        (f"deposit:{key}", LedgerAccount.WORLD.value),
     ).fetchone()
     return (row[0], row[1]) if row else None

@@ -13,7 +13,8 @@ from typing import Literal
 
 from attrs import astuple, evolve, field, frozen
 
-from arbstr.store._journal import ATTEMPT_COLUMNS, MAX_INTEGER, RECEIPT_COLUMNS, storable
+from arbstr.store._journal import MAX_INTEGER, storable
+from arbstr.store._rows import ATTEMPT_COLUMNS, RECEIPT_COLUMNS
 from arbstr.store._values import AttemptRow, ReceiptRow
 
 Connection = sqlite3.Connection

@@ -6,12 +6,11 @@ hold for a row is a CHECK, so that a wrong decision cannot be committed even by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import functools
+import sqlite3
 
-from sqlite_utils import Migrations
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
 migrations = Migrations("arbstr")
 
@@ -176,5 +175,185 @@ def m0002_receipts_to_be_searched(db: Database) -> None:
         db.execute(statement)
 
 
-SCHEMA_VERSION = 2
+_THIRD = """
+ALTER TABLE agents ADD COLUMN metadata TEXT;
+ALTER TABLE agents ADD COLUMN frozen_ns INTEGER;
+
+CREATE TABLE budgets (
+    budget_id    TEXT PRIMARY KEY,
+    agent_id     TEXT NOT NULL REFERENCES agents (agent_id),
+    name         TEXT NOT NULL,
+    amount_msat  INTEGER NOT NULL CHECK (amount_msat >= 0),
+    spent_msat   INTEGER NOT NULL CHECK (spent_msat >= 0),
+    models       TEXT NOT NULL,
+    max_holds    INTEGER CHECK (max_holds >= 0),
+    expires_ns   INTEGER,
+    created_ns   INTEGER NOT NULL,
+    revoked_ns   INTEGER
+) STRICT;
+CREATE INDEX budgets_live ON budgets (agent_id, coalesce(expires_ns, 9223372036854775807)) WHERE revoked_ns IS NULL;
+CREATE TRIGGER budgets_spend_up BEFORE UPDATE ON budgets
+    WHEN new.spent_msat < old.spent_msat OR (old.revoked_ns IS NOT NULL AND new.revoked_ns IS NULL)
+    BEGIN SELECT RAISE(ABORT, 'a budget is neither spent less nor given back'); END;
+CREATE TRIGGER budgets_no_delete BEFORE DELETE ON budgets BEGIN SELECT RAISE(ABORT, 'budgets are kept'); END;
+
+CREATE TABLE tokens (
+    token_id    TEXT PRIMARY KEY,
+    token_hash  TEXT NOT NULL UNIQUE,
+    agent_id    TEXT NOT NULL REFERENCES agents (agent_id),
+    name        TEXT NOT NULL,
+    budget_id   TEXT REFERENCES budgets (budget_id),
+    created_ns  INTEGER NOT NULL,
+    expires_ns  INTEGER,
+    revoked_ns  INTEGER
+) STRICT;
+CREATE INDEX tokens_agent ON tokens (agent_id);
+CREATE TRIGGER tokens_stay_revoked BEFORE UPDATE ON tokens
+    WHEN old.revoked_ns IS NOT NULL AND new.revoked_ns IS NULL
+    BEGIN SELECT RAISE(ABORT, 'a token that was revoked stays revoked'); END;
+INSERT INTO tokens (token_id, token_hash, agent_id, name, created_ns)
+    SELECT 'tk_' || substr(agent_id, 4), token_hash, agent_id, name, created_ns FROM agents;
+
+CREATE TABLE policies (
+    agent_id              TEXT NOT NULL REFERENCES agents (agent_id),
+    version               INTEGER NOT NULL CHECK (version >= 1),
+    max_transaction_msat  INTEGER CHECK (max_transaction_msat >= 0),
+    daily_limit_msat      INTEGER CHECK (daily_limit_msat >= 0),
+    max_fee_msat          INTEGER CHECK (max_fee_msat >= 0),
+    approval_timeout_ms   INTEGER CHECK (approval_timeout_ms >= 0),
+    alert_floor_msat      INTEGER CHECK (alert_floor_msat >= 0),
+    alert_cooldown_ms     INTEGER CHECK (alert_cooldown_ms >= 0),
+    models                TEXT NOT NULL,
+    max_holds             INTEGER CHECK (max_holds >= 0),
+    set_by_operator       INTEGER NOT NULL,
+    effective_ns          INTEGER NOT NULL,
+    created_ns            INTEGER NOT NULL,
+    PRIMARY KEY (agent_id, version)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER policies_in_order BEFORE INSERT ON policies
+    WHEN new.version > 1 + coalesce((SELECT max(version) FROM policies WHERE agent_id = new.agent_id), 0)
+    BEGIN SELECT RAISE(ABORT, 'versions of a policy leave no gap'); END;
+INSERT INTO policies (agent_id, version, max_transaction_msat, daily_limit_msat, models, set_by_operator, effective_ns,
+    created_ns) SELECT agent_id, 1, 0, 0, '[]', 0, created_ns, created_ns FROM agents;
+
+CREATE TABLE approvals (
+    approval_id     TEXT PRIMARY KEY,
+    agent_id        TEXT NOT NULL REFERENCES agents (agent_id),
+    kind            TEXT NOT NULL CHECK (kind IN ('payment', 'withdrawal', 'request')),
+    transaction_id  TEXT NOT NULL,
+    amount_msat     INTEGER NOT NULL CHECK (amount_msat >= 0),
+    destination     TEXT,
+    status          TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'timed_out')),
+    created_ns      INTEGER NOT NULL,
+    expires_ns      INTEGER NOT NULL,
+    resolved_ns     INTEGER,
+    decided_by      TEXT,
+    reason          TEXT,
+    CHECK ((status = 'pending') = (resolved_ns IS NULL))
+) STRICT;
+CREATE INDEX approvals_pending ON approvals (agent_id) WHERE status = 'pending';
+CREATE INDEX approvals_transaction ON approvals (transaction_id);
+CREATE TRIGGER approvals_decided_once BEFORE UPDATE ON approvals
+    WHEN old.status != 'pending' AND new.status != old.status
+    BEGIN SELECT RAISE(ABORT, 'an approval is decided once'); END;
+
+CREATE TABLE payments (
+    transaction_id    TEXT PRIMARY KEY,
+    agent_id          TEXT NOT NULL REFERENCES agents (agent_id),
+    kind              TEXT NOT NULL CHECK (kind IN ('payment', 'withdrawal')),
+    amount_msat       INTEGER NOT NULL CHECK (amount_msat >= 0),
+    state             TEXT NOT NULL CHECK (state IN
+        ('denied', 'pending_approval', 'held', 'sending', 'unknown', 'succeeded', 'failed')),
+    created_ns        INTEGER NOT NULL,
+    updated_ns        INTEGER NOT NULL,
+    key               TEXT,
+    fee_limit_msat    INTEGER NOT NULL CHECK (fee_limit_msat >= 0),
+    fee_msat          INTEGER CHECK (fee_msat >= 0),
+    asset             TEXT,
+    purpose           TEXT,
+    destination_type  TEXT,
+    destination       TEXT,
+    preferred_rail    TEXT,
+    first_rail        TEXT,
+    rail              TEXT,
+    decision          TEXT,
+    reason            TEXT,
+    payment_hash      TEXT,
+    preimage          TEXT,
+    error             TEXT,
+    approval_id       TEXT,
+    settled_ns        INTEGER,
+    fingerprint       TEXT NOT NULL,
+    UNIQUE (agent_id, key)
+) STRICT;
+CREATE INDEX payments_unfinished ON payments (agent_id)
+    WHERE state IN ('pending_approval', 'held', 'sending', 'unknown');
+CREATE TRIGGER payments_end_once BEFORE UPDATE ON payments
+    WHEN old.amount_msat != new.amount_msat OR old.kind != new.kind OR old.key IS NOT new.key
+        OR (old.state IN ('denied', 'succeeded', 'failed')
+            AND (new.state != old.state OR new.fee_msat IS NOT old.fee_msat))
+    BEGIN SELECT RAISE(ABORT, 'a payment ends once, and stays what it is'); END;
+CREATE TRIGGER payments_no_delete BEFORE DELETE ON payments BEGIN SELECT RAISE(ABORT, 'payments are kept'); END;
+
+CREATE TABLE outbox (
+    event_id    TEXT PRIMARY KEY,
+    event       TEXT NOT NULL,
+    agent_id    TEXT NOT NULL REFERENCES agents (agent_id),
+    body        TEXT NOT NULL,
+    created_ns  INTEGER NOT NULL,
+    due_ns      INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL CHECK (attempts >= 0),
+    state       TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
+    last_error  TEXT,
+    ended_ns    INTEGER
+) STRICT;
+CREATE INDEX outbox_due ON outbox (due_ns) WHERE state = 'pending';
+CREATE INDEX outbox_dead ON outbox (event_id) WHERE state = 'dead';
+CREATE TRIGGER outbox_same_body BEFORE UPDATE ON outbox
+    WHEN new.body != old.body OR new.event != old.event
+    BEGIN SELECT RAISE(ABORT, 'an event stays what it is'); END;
+
+CREATE TABLE alerts (
+    agent_id  TEXT PRIMARY KEY REFERENCES agents (agent_id),
+    at_ns     INTEGER NOT NULL
+) STRICT;
+
+ALTER TABLE holds ADD COLUMN kind TEXT NOT NULL DEFAULT 'request' CHECK (kind IN ('request', 'payment', 'withdrawal'));
+ALTER TABLE holds ADD COLUMN budget_id TEXT REFERENCES budgets (budget_id);
+CREATE INDEX holds_charged ON holds (agent_id, ended_ns, charged_msat) WHERE charged_msat > 0;
+"""
+
+
+@migrations()
+def m0003_the_vault(db: Database) -> None:
+    """Tokens, budgets, policies, approvals, payments and the outbox.
+
+    The tokens of agents become rows of their own, and every agent has the first version of a policy.
+    """
+    for statement in _statements(_THIRD + _refuse_changes("policies")):
+        db.execute(statement)
+
+
+SCHEMA_VERSION = 3
 """Number of migrations; kept in the file as ``PRAGMA user_version``."""
+
+
+def migrate(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> None:
+    """Bring a database, or an empty file, up to this version."""
+    migrations.apply(Database(connection, execute_plugins=False))
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
+@functools.cache
+def _empty() -> bytes:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        migrate(db)
+        return db.serialize()
+
+
+def create_in_memory() -> sqlite3.Connection:
+    """A new empty database of this version, in autocommit."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.deserialize(_empty())
+    db.execute("PRAGMA foreign_keys = ON")
+    return db

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-import sqlite_utils
 import trio
 
-from arbstr.store._check import check_books, read_agents
+from arbstr.store._answers import answer, read_tokens
+from arbstr.store._check import ChainReport, check_books, read_agents, verify_chain
 from arbstr.store._errors import StoreError, StoreTooNew, StoreTooOld, StoreUnavailable
-from arbstr.store._ids import hash_token, new_agent_id, new_agent_token
-from arbstr.store._journal import Journal
+from arbstr.store._ids import hash_token, new_agent_id, new_agent_token, new_token_id
+from arbstr.store._ledger import Question
 from arbstr.store._lock import ProcessLock
 from arbstr.store._readers import BUSY_S, Readers, connect_read_only
-from arbstr.store._schema import SCHEMA_VERSION, migrations
-from arbstr.store._values import AgentRow, AuditEntry, Change, CheckReport, NewAgent, TokenRow
+from arbstr.store._schema import SCHEMA_VERSION, migrate, migrations
+from arbstr.store._values import (
+    AgentAdded,
+    AgentRow,
+    BearerRow,
+    Change,
+    CheckReport,
+    NewAgent,
+    PolicyRow,
+    TokenRow,
+)
 from arbstr.store._writer import Done, Writer
 
 T = TypeVar("T")
@@ -30,6 +40,8 @@ Durability = Literal["full", "process"]
 
 MAX_NAME = 100
 READ_TIMEOUT_S = 10.0
+CACHE_KIB = 64 * 1024
+"""Of pages that the writer keeps: the inner ones of every index of tens of millions of rows."""
 
 
 class Store:
@@ -60,15 +72,18 @@ class Store:
             try:
                 lock = ProcessLock(path)
                 undo.callback(lock.close)
-                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+                connection = sqlite3.connect(
+                    path, isolation_level=None, check_same_thread=False, timeout=BUSY_S, cached_statements=512
+                )
                 undo.callback(connection.close)
-                _refuse_newer(connection, path)
-                _refuse_foreign(connection, path)
+                refuse_newer(connection, path)
+                refuse_foreign(connection, path)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: without it a sync stops at the drive's cache
                 connection.execute("PRAGMA foreign_keys = ON")
-                _migrate(connection)
+                connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+                migrate(connection, SCHEMA_VERSION)
                 store = cls(path, lock, connection)
             except (OSError, sqlite3.Error) as error:
                 raise StoreUnavailable(f"cannot open database {path}: {error}") from error
@@ -114,6 +129,13 @@ class Store:
         """
         self._writer.submit(change, done)
 
+    def ask(self, question: Question[T], done: Callable[[T | None, StoreError | None], None]) -> None:
+        """Answer through the writer, after all that was submitted before; ``done(answer, error)``. Never blocks.
+
+        Raises StoreBusy like ``submit``.
+        """
+        self._writer.call(lambda db: answer(db, question), done)
+
     def call(self, function: Callable[[sqlite3.Connection], T], done: Done) -> None:
         """Read through the writer, after all that was submitted before; ``done(result, error)``."""
         self._writer.call(function, done)
@@ -139,6 +161,10 @@ class Store:
         """Run ``function`` on the write connection and wait. Refused on the Trio thread once ``attach`` was called."""
         return self._wait(lambda done: self._writer.call(function, done))  # type: ignore[no-any-return]  # its result
 
+    def ask_now(self, question: Question[T]) -> T:
+        """Wait for an answer. Refused where ``wait_for`` is."""
+        return self.wait_for(lambda db: answer(db, question))
+
     def commit_now(self, change: Change) -> None:
         """Commit one change and wait until it is on disk. Refused where ``wait_for`` is."""
         self._wait(lambda done: self._writer.submit(change, done))
@@ -160,9 +186,11 @@ class Store:
             raise error
         return result
 
-    def add_agent_now(self, name: str) -> NewAgent:
+    def add_agent_now(self, name: str, metadata: Mapping[str, object] | None = None) -> NewAgent:
         """Register an agent with an empty account. The token in the answer is shown this once."""
-        return self.wait_for(lambda db: add_agent(db, name))
+        agent, change = new_agent(name, metadata)
+        self.commit_now(change)
+        return agent
 
     def agents_now(self) -> list[AgentRow]:
         return self.wait_for(read_agents)
@@ -194,36 +222,34 @@ class Store:
         with _reader(path) as db:
             return check_books(db)
 
+    @staticmethod
+    def verify(path: Path) -> ChainReport:
+        """Walk the audit log of a database that may be in use."""
+        with _reader(path) as db:
+            return verify_chain(db)
 
-def add_agent(db: sqlite3.Connection, name: str) -> NewAgent:
-    """Register an agent on the write connection."""
+
+def new_agent(name: str, metadata: Mapping[str, object] | None = None) -> tuple[NewAgent, AgentAdded]:
+    """An agent that may not spend but its own balance on requests, and the change that registers it.
+
+    Raises StoreError for a name that is none.
+    """
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise StoreError(f"an agent's name has 1 to {MAX_NAME} printable characters, got {name!r}")
-    agent = NewAgent(new_agent_id(), name, new_agent_token())
-    now = time.time_ns()
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        db.execute(
-            "INSERT INTO agents (agent_id, name, token_hash, created_ns) VALUES (?, ?, ?, ?)",
-            (agent.agent_id, name, hash_token(agent.token), now),
-        )
-        db.execute("INSERT INTO accounts VALUES (?, 0, 0, 0, 0, 0, 0, 0)", (agent.agent_id,))
-        Journal(db).append_audit(now, agent.agent_id, AuditEntry("AGENT_REGISTERED", {"name": name}))
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    return agent
+    agent, now = NewAgent(new_agent_id(), name, new_agent_token()), time.time_ns()
+    return agent, AgentAdded(
+        agent_id=agent.agent_id,
+        name=name,
+        token=BearerRow(new_token_id(), hash_token(agent.token), agent.agent_id, name, created_ns=now),
+        policy=PolicyRow(agent.agent_id, 1, 0, 0, set_by_operator=False, effective_ns=now, created_ns=now),
+        at_ns=now,
+        metadata=None if metadata is None else json.dumps(metadata),
+    )
 
 
-def read_tokens(db: sqlite3.Connection) -> list[TokenRow]:
-    """Whose token has which hash."""
-    return [TokenRow(*row) for row in db.execute("SELECT agent_id, name, token_hash FROM agents")]
-
-
-def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises StoreTooNew."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > SCHEMA_VERSION:
         raise StoreTooNew(path, found, SCHEMA_VERSION)
@@ -235,16 +261,11 @@ def _refuse_older(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreTooOld(path, found, SCHEMA_VERSION)
 
 
-def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Somebody else's database has tables and no record of our migrations; an arbstr of another line may name it so."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and migrations.migrations_table not in tables:
         raise StoreError(f"database {path} belongs to another program; name another file")
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    migrations.apply(sqlite_utils.Database(connection, execute_plugins=False))
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextlib.contextmanager
@@ -255,7 +276,7 @@ def _reader(path: Path) -> Iterator[sqlite3.Connection]:
         raise StoreError(f"there is no database {path}")
     try:
         with contextlib.closing(connect_read_only(path)) as db:
-            _refuse_newer(db, path)
+            refuse_newer(db, path)
             db.execute("BEGIN")
             yield db
     except sqlite3.Error as error:

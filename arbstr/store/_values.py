@@ -54,9 +54,187 @@ class NewAgent:
 
 @frozen
 class TokenRow:
+    """A token that is not revoked, and whose it is."""
+
     agent_id: str
     name: str
+    """Of the agent."""
     token_hash: str
+    token_id: str = ""
+    budget_id: str | None = None
+    expires_ns: int | None = None
+
+
+@frozen
+class PolicyRow:
+    """One version of what an agent may do; versions are only added. Limits in msat, None: no such limit.
+
+    The version that counts is the highest whose ``effective_ns`` has come. Version 1 is made with the agent: 0 and 0,
+    and by nobody's decision (``set_by_operator`` False).
+    """
+
+    agent_id: str
+    version: int
+    max_transaction_msat: int | None = None
+    daily_limit_msat: int | None = None
+    max_fee_msat: int | None = None
+    approval_timeout_ms: int | None = None
+    """What exceeds ``max_transaction_msat`` waits this long for a human; None: it is refused."""
+    alert_floor_msat: int | None = None
+    alert_cooldown_ms: int | None = None
+    models: tuple[str, ...] = ()
+    """Empty: any."""
+    max_holds: int | None = None
+    """Open at once."""
+    set_by_operator: bool = True
+    effective_ns: int = 0
+    created_ns: int = 0
+
+
+@frozen
+class BudgetRow:
+    """A part of an agent's account that a token of its own may spend: a cap, not money set aside.
+
+    ``spent_msat`` is what has been charged; what its open holds hold is in ``holds``.
+    """
+
+    budget_id: str
+    agent_id: str
+    name: str
+    amount_msat: int
+    spent_msat: int = 0
+    models: tuple[str, ...] = ()
+    max_holds: int | None = None
+    expires_ns: int | None = None
+    created_ns: int = 0
+    revoked_ns: int | None = None
+
+
+@frozen
+class BearerRow:
+    """A token, by its hash. One with a ``budget_id`` spends from that budget only."""
+
+    token_id: str
+    token_hash: str
+    agent_id: str
+    name: str
+    budget_id: str | None = None
+    created_ns: int = 0
+    expires_ns: int | None = None
+    revoked_ns: int | None = None
+
+
+class ApprovalStatus(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    TIMED_OUT = "timed_out"
+
+
+@frozen
+class ApprovalRow:
+    """A question to a human. ``kind`` is ``payment``, ``withdrawal`` or ``request``."""
+
+    approval_id: str
+    agent_id: str
+    kind: str
+    transaction_id: str
+    amount_msat: int
+    destination: str | None
+    status: ApprovalStatus
+    created_ns: int
+    expires_ns: int
+    resolved_ns: int | None = None
+    decided_by: str | None = None
+    reason: str | None = None
+
+
+class PaymentState(StrEnum):
+    """Of a payment's life; ``_machine`` in ``arbstr.accounts`` says which follows which."""
+
+    DENIED = "denied"
+    PENDING_APPROVAL = "pending_approval"
+    HELD = "held"
+    """Money is set aside and the wallet has not been asked: a crash here means that nothing was sent."""
+    SENDING = "sending"
+    """The wallet has been asked, or is about to be: only it knows what came of it."""
+    UNKNOWN = "unknown"
+    """It was asked and has not said; it is asked again until it says."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@frozen
+class PaymentRow:
+    """Money that leaves, by an agent's wish. ``transaction_id`` is also the key of its hold and for the wallet."""
+
+    transaction_id: str
+    agent_id: str
+    kind: str
+    """``payment`` or ``withdrawal``."""
+    amount_msat: int
+    state: PaymentState
+    created_ns: int
+    updated_ns: int
+    key: str | None = None
+    """The caller's idempotency key; one per agent."""
+    fee_limit_msat: int = 0
+    fee_msat: int | None = None
+    asset: str | None = None
+    purpose: str | None = None
+    destination_type: str | None = None
+    destination: str | None = None
+    preferred_rail: str | None = None
+    first_rail: str | None = None
+    rail: str | None = None
+    """Where it was sent last: another than the first one after a fallback."""
+    decision: str | None = None
+    reason: str | None = None
+    payment_hash: str | None = None
+    preimage: str | None = None
+    error: str | None = None
+    approval_id: str | None = None
+    settled_ns: int | None = None
+    fingerprint: str = ""
+    """Of what was asked for: a repeat of the key with another one is refused."""
+
+
+class EventState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
+@frozen
+class EventRow:
+    """Something that the operator's webhook is told. ``body`` is what is signed and sent, byte for byte."""
+
+    event_id: str
+    event: str
+    agent_id: str
+    body: str
+    created_ns: int
+    due_ns: int
+    attempts: int = 0
+    state: EventState = EventState.PENDING
+    last_error: str | None = None
+    ended_ns: int | None = None
+
+
+@frozen
+class AlertSent:
+    """When an agent's balance alert was last raised: its cooldown outlives the process."""
+
+    agent_id: str
+    at_ns: int
+
+
+@frozen
+class Frozen:
+    """An agent that may not spend (``since_ns``), or may again (None)."""
+
+    agent_id: str
+    since_ns: int | None
 
 
 class HoldState(StrEnum):
@@ -86,6 +264,9 @@ class HoldRow:
     charged_msat: int | None = None
     ended_ns: int | None = None
     correlation_id: str | None = None
+    kind: str = "request"
+    """``request``, ``payment`` or ``withdrawal``: what may end it."""
+    budget_id: str | None = None
 
 
 @frozen
@@ -103,7 +284,7 @@ class HoldChange:
     ended_ns: int | None = None
 
 
-class Ledger(StrEnum):
+class LedgerAccount(StrEnum):
     """The accounts of the double-entry journal, per agent. Postings of one transaction sum to zero."""
 
     WORLD = "world"
@@ -116,7 +297,7 @@ class Ledger(StrEnum):
 
 @frozen
 class Posting:
-    ledger: Ledger
+    ledger: LedgerAccount
     amount_msat: int
 
 
@@ -189,12 +370,32 @@ class ReceiptRow:
 
 
 @frozen
+class AgentAdded:
+    """A new agent with an empty account, its first token and the first version of its policy, in one transaction."""
+
+    agent_id: str
+    name: str
+    token: BearerRow
+    policy: PolicyRow
+    at_ns: int
+    metadata: str | None = None
+    """A JSON object, for whoever registered it."""
+
+
+Also = PolicyRow | BudgetRow | BearerRow | ApprovalRow | PaymentRow | EventRow | AlertSent | Frozen
+"""What may be written in the transaction of a change of an account. A policy is only ever added; the others replace the
+row of their key, which only the account's owner writes."""
+
+
+@frozen
 class AccountChange:
     """One operation on one account: balances, postings, hold, receipt and audit row, in one transaction (M8)."""
 
     key: str
     """Transaction id and idempotency key of the operation."""
     kind: str
+    """``reserve`` makes a hold; ``settle``, ``release`` and ``resolve`` end one; others have nothing to do with holds'
+    ends, like ``deposit``, ``extend`` and ``policy``."""
     at_ns: int
     before: AccountRow
     after: AccountRow
@@ -204,6 +405,9 @@ class AccountChange:
     """A row is a new hold."""
     receipt: ReceiptRow | None = None
     """Filed with the end of a hold: agent, hold and cost are taken from this change, whatever the receipt says."""
+    also: tuple[Also, ...] = ()
+    """Rows of the same agent that are written with it, in this order and before the hold: new ones by their key, those
+    that exist replaced whole."""
 
 
 @frozen
@@ -222,7 +426,14 @@ class ReceiptOnly:
     receipt: ReceiptRow
 
 
-Change = AccountChange | HoldRenewal | ReceiptOnly
+@frozen
+class EventProgress:
+    """What became of telling an event: its attempts, state, due time and last error are replaced."""
+
+    event: EventRow
+
+
+Change = AccountChange | HoldRenewal | ReceiptOnly | AgentAdded | EventProgress
 
 
 @frozen

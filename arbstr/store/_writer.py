@@ -7,10 +7,11 @@ together; when it is the disk that fails, the batch fails whole.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,8 +24,10 @@ from arbstr.store._values import Change
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH = 256
+MAX_BATCH = 512
 MAX_WAITING = 20_000
+TOGETHER_FROM = 3
+"""Changes in a batch: one alone costs 25 µs more when it is written as if there were many."""
 
 Done = Callable[[Any, StoreError | None], None]
 """Called once with (result, None) or (None, error). Must not raise."""
@@ -165,8 +168,12 @@ class Writer:
         return errors
 
     def _apply_all(self, changes: list[Change]) -> Sequence[StoreError | None]:
-        for change in changes:
-            self._apply(change)
+        if len(changes) < TOGETHER_FROM:
+            for change in changes:
+                self._apply(change)
+        else:
+            with _faults_of_changes():
+                self._journal.apply_together(changes)
         return [None] * len(changes)
 
     def _apply_each(self, changes: list[Change]) -> Sequence[StoreError | None]:
@@ -189,14 +196,8 @@ class Writer:
 
     def _apply(self, change: Change) -> None:
         """Raises Refused when the change is at fault, sqlite3.Error when the disk is."""
-        try:
+        with _faults_of_changes():
             self._journal.apply(change)
-        except Refused:
-            raise
-        except Exception as error:  # this thread's loop: no change may end it, or nothing is ever written again
-            if isinstance(error, sqlite3.Error) and not isinstance(error, _FAULTS_OF_A_CHANGE):
-                raise
-            raise Unwritable(f"{type(error).__name__}: {error}") from error
 
     def _rollback(self) -> None:
         self._journal.head = None
@@ -233,6 +234,19 @@ class Writer:
             self._deliver(run)
         except trio.RunFinishedError:
             logger.warning("%d answers of the store had nobody to go to: the Trio run has ended", len(answers))
+
+
+@contextlib.contextmanager
+def _faults_of_changes() -> Iterator[None]:
+    """What is wrong with a change and not with the disk becomes Unwritable."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # this thread's loop: no change may end it, or nothing is ever written again
+        if isinstance(error, sqlite3.Error) and not isinstance(error, _FAULTS_OF_A_CHANGE):
+            raise
+        raise Unwritable(f"{type(error).__name__}: {error}") from error
 
 
 _FAULTS_OF_A_CHANGE = (

@@ -31,7 +31,7 @@ async def test_a_name_that_cannot_be_shown_is_the_callers_fault(autojump_clock: 
             await world.accounts(system).add("\n")
 
 
-@pytest.mark.parametrize("fault", ["unreadable", "busy"])
+@pytest.mark.parametrize("fault", ["broken", "busy"])
 async def test_nobody_is_added_when_the_ledger_is_down(autojump_clock: Any, world: Any, fault: str) -> None:
     async with ActorSystem.run() as system:
         accounts = world.accounts(system)

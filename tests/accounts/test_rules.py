@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from arbstr.accounts import _rules as rules
 from arbstr.errors import BillingRefused
-from arbstr.store import AccountRow, Ledger
+from arbstr.store import AccountRow, LedgerAccount
 
 AMOUNTS = st.one_of(st.integers(0, 50), st.integers(0, 10**6), st.integers(0, rules.MAX_MSAT))
 START = AccountRow("ag")
 
 
 def assert_sound(before: AccountRow, move: rules.Move) -> None:
-    after, posted = move.after, dict.fromkeys(Ledger, 0)
+    after, posted = move.after, dict.fromkeys(LedgerAccount, 0)
     for posting in move.postings:
         assert posting.amount_msat != 0
         posted[posting.ledger] += posting.amount_msat
@@ -23,12 +23,12 @@ def assert_sound(before: AccountRow, move: rules.Move) -> None:
     assert after.version == before.version + 1
     assert after.available_msat + after.held_msat + after.spent_msat == after.deposited_msat - after.withdrawn_msat
     assert min(after.available_msat, after.held_msat, after.spent_msat, after.debt_msat) >= 0
-    assert posted[Ledger.AVAILABLE] == after.available_msat - before.available_msat
-    assert posted[Ledger.HELD] == after.held_msat - before.held_msat
-    assert posted[Ledger.SPENT] == after.spent_msat - before.spent_msat
-    assert posted[Ledger.DEBT] == before.debt_msat - after.debt_msat
-    assert posted[Ledger.ARREARS] == after.debt_msat - before.debt_msat
-    assert posted[Ledger.WORLD] == before.deposited_msat - after.deposited_msat
+    assert posted[LedgerAccount.AVAILABLE] == after.available_msat - before.available_msat
+    assert posted[LedgerAccount.HELD] == after.held_msat - before.held_msat
+    assert posted[LedgerAccount.SPENT] == after.spent_msat - before.spent_msat
+    assert posted[LedgerAccount.DEBT] == before.debt_msat - after.debt_msat
+    assert posted[LedgerAccount.ARREARS] == after.debt_msat - before.debt_msat
+    assert posted[LedgerAccount.WORLD] == before.deposited_msat - after.deposited_msat
 
 
 @define

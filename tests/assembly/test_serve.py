@@ -6,7 +6,8 @@ import io
 import json
 import signal
 import socket
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,21 @@ def test_the_program_says_why_and_returns_1_when_it_cannot_open_its_books(
 ) -> None:
     assert serve(config(tmp_path / "missing" / "books.db")) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("Error: cannot open database")
+
+
+def test_the_program_does_not_start_when_its_books_are_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "books.db"
+    with Store.open(path) as store:
+        store.add_agent_now("a")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE accounts SET available_msat = 5, deposited_msat = 5")
+        db.commit()
+    assert serve(config(path)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "are wrong" in last
+    assert "arbstr audit check" in last
 
 
 def test_the_program_says_why_and_returns_1_when_its_address_is_taken(

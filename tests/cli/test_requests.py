@@ -11,6 +11,7 @@ import pytest
 
 from arbstr.cli._output import printable
 from arbstr.store import AttemptRow, Store
+from arbstr.store._schema import SCHEMA_VERSION
 
 File = Callable[..., None]
 HEADER = ["TIME", "NUMBER", "MODEL", "PROVIDER", "IN", "OUT", "COST", "SAVED", "OUTCOME", "MS"]
@@ -222,7 +223,7 @@ def test_the_way_out_is_named_when_the_database_is_of_an_earlier_version(
         Store.open(Path("arbstr.db")).close()
     result = run("requests")
     assert (result.code, result.out) == (1, "")
-    assert "has schema version 1, not 2; start arbstr once" in result.err
+    assert f"has schema version 1, not {SCHEMA_VERSION}; start arbstr once" in result.err
 
 
 @pytest.mark.parametrize(

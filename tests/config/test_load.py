@@ -273,6 +273,11 @@ def test_all_problems_are_reported_with_their_lines_when_there_are_many() -> Non
         ('[database]\npath = ""', ["not a path"]),
         ('[database]\ndurability = "none"', ['"none" is not one of full, process']),
         ("[vault]\nhold_lease_s = 0", ["out of range"]),
+        ("[vault]\ninternal_token = ''", ["is empty"]),
+        (f"[vault]\ninternal_token = '{'x' * 31}'", ["shorter than 32"]),
+        (f"[vault]\nwebhook_secret = '{'x' * 15}'", ["shorter than 16"]),
+        ("[vault]\nwebhook_url = 'ftp://h/x'", ["is not a URL"]),
+        ("[vault]\nwebhook_url = 'https://h:x/'", ["is not a URL"]),
         ('[logging]\nlevel = "warn"', ["debug, info, warning, error", 'did you mean "warning"']),
         ('rate_unit = "sats"', ["sats_per_1k_tokens, sats_per_1m_tokens"]),
         ('rate_unit = "usd_per_1m_tokens"', ["not in this version"]),
@@ -375,6 +380,7 @@ def test_url_is_taken_as_written_when_it_is_good(url: str) -> None:
         ("[servr]", "did you mean server?"),
         ("[server]\nlsten = 'x'", "did you mean listen?"),
         ("[server]\nhold_lease_s = 3", "in [vault]"),
+        ("[server]\ninternal_token = 'x'", "in [vault]"),
         ("[server]\nrate_unit = 'x'", "at the top of the file"),
         ("[server]\nzzz = 1", "known here: listen"),
         ("[routing]\nstandard_threshold = 1", "complexity_threshold_low; remove it"),
@@ -446,7 +452,7 @@ def test_file_is_read_when_it_starts_with_a_byte_order_mark(tmp_path: Path) -> N
 
 def test_only_the_database_is_read_when_providers_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(PROVIDER + "api_key = '${UNSET}'\n[database]\npath = 'x.db'\n[vault]")
+    path.write_text(PROVIDER + "api_key = '${UNSET}'\n[database]\npath = 'x.db'\n[vault]\ninternal_token = '${UNSET}'")
     assert load_database(path) == (DatabaseConfig(Path("x.db")), VaultConfig())
     path.write_text("[database]\npath = 3\n[server]\nlisten = 3")
     with pytest.raises(ConfigError) as caught:

@@ -28,6 +28,9 @@ KEYS = sorted({key for keys in SCHEMA_KEYS.values() for key in keys})
 EXAMPLES_WITHOUT_DEFAULT = (
     "auth_token",
     "admin_token",
+    "internal_token",
+    "webhook_url",
+    "webhook_secret",
     "api_key",
     "total_timeout_s",
     "probe_interval_s",

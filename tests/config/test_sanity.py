@@ -87,3 +87,11 @@ def test_mode_is_warned_about_when_others_may_read_a_literal_key(
     path.chmod(mode)
     found = load(path, {"K": "k"}).warnings
     assert [f"{mode:04o}" in warning for warning in found] == ([True] if warns and "literal" in key else [])
+
+
+def test_short_admin_token_is_named_when_there_are_accounts_to_manage() -> None:
+    text = f"{provider('a', '1 1')}[server]\nadmin_token = '%s'\n"
+    (warning,) = warnings(text % ("x" * 31) + "[vault]")
+    assert "shorter than 32 characters" in warning
+    assert "x" * 31 not in warning
+    assert warnings(text % ("x" * 32) + "[vault]") == warnings(text % "x") == ()

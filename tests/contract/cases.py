@@ -20,6 +20,8 @@ class Verdict(StrEnum):
     """Different by a decision of this project where the predecessor's result is no listed quirk."""
     ACCOUNTS = "accounts here"
     """About a vault in another process. What is told and tested is the same situation with accounts in this process."""
+    LATER = "later"
+    """Of the vault: about a wallet that cannot be configured yet."""
 
 
 @frozen

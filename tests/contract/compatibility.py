@@ -1,4 +1,4 @@
-"""Makes docs/compatibility.md of the table of cases: ``python tests/contract/compatibility.py [--check]``.
+"""Makes docs/compatibility.md of the tables of cases: ``python tests/contract/compatibility.py [--check]``.
 
 ``--check`` changes nothing and exits with 1 when the page is not what it would be made to.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,7 +16,9 @@ PAGE = ROOT / "docs" / "compatibility.md"
 if __name__ == "__main__":  # as a script it has its own folder on the path, not that of the project
     sys.path.insert(0, str(ROOT))
 
-from tests.contract.cases import CASES, SECTIONS, Case, Verdict  # noqa: E402 - after the path is set
+from tests.contract import vault_cases  # noqa: E402 - after the path is set
+from tests.contract.cases import CASES, SECTIONS, Case, Verdict  # noqa: E402
+from tests.contract.vault_cases import WEAKNESSES, Weakness  # noqa: E402
 
 INTRODUCTION = """\
 # Compatibility
@@ -24,7 +27,7 @@ arbstr keeps what its predecessor had on the wire: routes, headers, bodies, stat
 configuration. Where it does otherwise there is a reason. This page goes through the 117 black-box cases in which the
 predecessor's behaviour is written down, and says for each what arbstr does. It is made by
 `python tests/contract/compatibility.py` from the table that also names the test of each case, a file and a function
-under `tests/contract/core` without their `test_`.
+under `tests/contract/core` without their `test_`. [The vault](#the-vault) follows.
 
 | Verdict | Cases | |
 |---|---|---|
@@ -45,30 +48,76 @@ MEANING = {
 }
 
 
+VAULT = """\
+# The vault
+
+The same for the 90 black-box cases of the predecessor's vault; their tests are under `tests/contract/vault`. A number
+like W7 names an entry of the list of weaknesses that ends this page.
+
+| Verdict | Cases | |
+|---|---|---|
+| {counts}
+"""
+
+WEAKNESSES_TITLE = """\
+## Weaknesses of the predecessor's vault
+
+Each with the test that shows it gone. Where it cannot occur yet, the reason stands beside the test that shows why.
+
+| | Weakness | Here | Test |
+|---|---|---|---|"""
+
+VAULT_MEANING = {
+    Verdict.SAME: MEANING[Verdict.SAME],
+    Verdict.MENDED: "a listed weakness of the predecessor, mended",
+    Verdict.DECIDED: "no listed weakness, but decided otherwise here",
+    Verdict.LATER: "about wallets that cannot be configured yet",
+}
+
+
 def page() -> str:
-    counts = Counter(case.verdict for case in CASES)
-    rows = "\n| ".join(f"{verdict} | {counts[verdict]} | {meaning} |" for verdict, meaning in MEANING.items())
-    parts = [INTRODUCTION.format(counts=rows)]
-    for title, first, last in SECTIONS:
+    core = _part(INTRODUCTION, CASES, SECTIONS, MEANING, "Q")
+    vault = _part(VAULT, vault_cases.CASES, vault_cases.SECTIONS, VAULT_MEANING, "W")
+    weaknesses = "\n".join((WEAKNESSES_TITLE, *map(_weakness, WEAKNESSES))) + "\n"
+    return "\n".join((*core, *vault, weaknesses))
+
+
+def _part(
+    introduction: str,
+    cases: Sequence[Case],
+    sections: Sequence[tuple[str, int, int]],
+    meaning: Mapping[Verdict, str],
+    letter: str,
+) -> list[str]:
+    counts = Counter(case.verdict for case in cases)
+    rows = "\n| ".join(f"{verdict} | {counts[verdict]} | {words} |" for verdict, words in meaning.items())
+    parts = [introduction.format(counts=rows)]
+    for title, first, last in sections:
         parts.append(f"## {title}\n\n| | Case | Predecessor | arbstr | Verdict | Test |\n|---|---|---|---|---|---|")
-        parts[-1] += "".join(f"\n{_row(case)}" for case in CASES if first <= case.number <= last) + "\n"
-    return "\n".join(parts)
+        parts[-1] += "".join(f"\n{_row(case, letter)}" for case in cases if first <= case.number <= last) + "\n"
+    return parts
 
 
-def _row(case: Case) -> str:
-    cells = (str(case.number), case.what, case.predecessor, case.ours, _verdict(case), _tests(case))
+def _row(case: Case, letter: str) -> str:
+    tests = _tests(case.tests) or f"none: {case.why_none}"
+    return _line(str(case.number), case.what, case.predecessor, case.ours, _verdict(case, letter), tests)
+
+
+def _weakness(one: Weakness) -> str:
+    return _line(f"W{one.number}", one.words, one.reason or "gone", _tests(one.tests))
+
+
+def _line(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _verdict(case: Case) -> str:
-    return " ".join((case.verdict, ", ".join(f"Q{quirk}" for quirk in case.quirks))).strip()
+def _verdict(case: Case, letter: str) -> str:
+    return " ".join((case.verdict, ", ".join(f"{letter}{quirk}" for quirk in case.quirks))).strip()
 
 
-def _tests(case: Case) -> str:
+def _tests(names: Sequence[str]) -> str:
     """Each name once with its file; ``test_`` is left out everywhere, for it is said by the column."""
-    if not case.tests:
-        return f"none: {case.why_none}"
-    return "<br>".join(f"`{one.replace('::test_', '::')}`" for one in case.tests)
+    return "<br>".join(f"`{one.replace('::test_', '::')}`" for one in names)
 
 
 def main() -> int:

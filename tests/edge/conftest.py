@@ -162,6 +162,8 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
         touch: Callable[[Caller], tuple[tuple[bytes, bytes], ...]] = lambda caller: (),
         market: Callable[[], Any] = lambda: NO_FEED,
         metrics: Callable[[], bytes] = lambda: b"up 1\n",
+        vault: Any = None,
+        vault_alone: bool = False,
         limits: Limits | None = None,
         listeners: Any = None,
         **config: Any,
@@ -179,6 +181,8 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
             touch=touch,
             market=market,
             metrics=metrics,
+            vault=vault,
+            vault_alone=vault_alone,
         )
         app = make_app(services, gate, limits)
         rig = Rig("", gate, trio.Event(), trio.Event())

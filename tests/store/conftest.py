@@ -16,7 +16,7 @@ from arbstr.store import (
     HoldChange,
     HoldRow,
     HoldState,
-    Ledger,
+    LedgerAccount,
     Posting,
     ReceiptRow,
     Store,
@@ -70,7 +70,7 @@ class Hand:
         )
         self.account = after
         amounts = {**moved, "world": -deposited}
-        postings = tuple(Posting(Ledger(name), amount) for name, amount in amounts.items() if amount)
+        postings = tuple(Posting(LedgerAccount(name), amount) for name, amount in amounts.items() if amount)
         return AccountChange(key, kind, 7, before, after, postings, AuditEntry(kind.upper(), {"key": key}), **more)
 
     def deposit(self, key: str, amount: int) -> AccountChange:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arbstr.store import RequestFilter, Store, StoreTooOld, find_receipt, statistics_of
+from arbstr.store import LoadAccount, RequestFilter, Store, StoreTooOld, find_receipt, statistics_of
 from arbstr.store._schema import SCHEMA_VERSION, migrations
 
 OLD_RECEIPT = (
@@ -34,11 +34,28 @@ def first_version(
     with closing(sqlite3.connect(old)) as db:
         db.execute("ATTACH ? AS new", (str(path),))
         for table in ("agents", "accounts", "transactions", "postings", "holds", "audit"):
-            db.execute(f"INSERT INTO main.{table} SELECT * FROM new.{table}")  # noqa: S608 - our own tables
+            columns = ", ".join(name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,)))
+            db.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")  # noqa: S608 - our own tables
         db.execute(f"INSERT INTO main.receipts SELECT {OLD_RECEIPT} FROM new.receipts")  # noqa: S608 - our own table
         db.execute("INSERT INTO attempts VALUES ('a', 0, 'p', 1, 2, NULL, 200, 'success', NULL)")
         db.commit()
     return old
+
+
+@pytest.fixture
+def second_version(first_version: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(migrations, "_migrations", migrations._migrations[:2])
+        earlier.setattr("arbstr.store._store.SCHEMA_VERSION", 2)
+        Store.open(first_version).close()
+    return first_version
+
+
+@pytest.fixture(params=["first_version", "second_version"])
+def earlier_version(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    assert user_version(path) == (1 if request.param == "first_version" else 2)
+    return path
 
 
 def user_version(path: Path) -> int:
@@ -100,3 +117,31 @@ def test_everything_is_done_again_when_the_second_migration_failed(
     monkeypatch.undo()
     Store.open(first_version).close()
     assert Store.check(first_version).problems == ()
+
+
+def test_tokens_go_on_working_when_they_get_a_table_of_their_own(earlier_version: Path) -> None:
+    with closing(sqlite3.connect(earlier_version)) as db:
+        ((agent_id, token_hash),) = db.execute("SELECT agent_id, token_hash FROM agents").fetchall()
+    with Store.open(earlier_version) as store:
+        (token,) = store.tokens_now()
+        assert (token.agent_id, token.token_hash, token.name) == (agent_id, token_hash, "agent")
+        assert (token.token_id, token.budget_id, token.expires_ns) == ("tk_" + agent_id[3:], None, None)
+        new = store.add_agent_now("new", {"team": "a"})
+        assert {row.agent_id for row in store.tokens_now()} == {agent_id, new.agent_id}
+    assert Store.check(earlier_version).problems == ()
+
+
+def test_agents_of_an_earlier_version_have_a_policy_that_nobody_set(earlier_version: Path, hand: Any) -> None:
+    with Store.open(earlier_version) as store:
+        loaded = store.ask_now(LoadAccount(hand.account.agent_id, 10**18))
+    (policy,) = loaded.policies
+    assert (policy.version, policy.max_transaction_msat, policy.daily_limit_msat) == (1, 0, 0)
+    assert not policy.set_by_operator
+    assert [hold.kind for hold in loaded.open_holds] == ["request"]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE policies SET version = 9", "DELETE FROM policies"])
+def test_policies_are_only_added(earlier_version: Path, statement: str) -> None:
+    Store.open(earlier_version).close()
+    with closing(sqlite3.connect(earlier_version)) as db, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        db.execute(statement)

@@ -1,0 +1,212 @@
+"""One process: what ``arbstr.assembly`` builds over a store on disk and a listening socket, here over books in memory.
+
+It dies like one that is killed: from that moment on neither the books, nor a provider, nor a client hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import Factory, define, field
+
+from actors.testing import Crash, Faults, InjectedCrash, Rig
+from arbstr.accounts import Accounts, Extend, Release, Renew, Reserve, Settle, resolve_orphans
+from arbstr.config import ProviderConfig
+from arbstr.providers import Acquire, Directory, Fleet, Report
+from arbstr.requests import Limits, RequestContext, Requests
+from arbstr.routing import Router, RunningMean
+from arbstr.sim._outside import Wire
+from arbstr.store import ActiveTokens, HoldState, MemoryLedger, TokenRow
+
+if TYPE_CHECKING:
+    from arbstr.sim._world import World
+
+HOUSEKEEPING_S = 5.0
+STOP_GRACE_S = 10.0
+MAY_FAIL_AT = (Reserve, Extend, Renew, Settle, Release, Acquire, Report)
+
+
+@define(eq=False)
+class Process:
+    """``number`` counts from 1. ``ready`` once it takes requests; ``gone`` once nothing of it runs."""
+
+    world: World
+    ledger: MemoryLedger
+    number: int
+    dead: bool = False
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    ready: trio.Event = field(factory=trio.Event)
+    gone: trio.Event = field(factory=trio.Event)
+    wires: list[Wire] = field(factory=list)
+    changed: trio.Event = field(factory=trio.Event)
+    """The configuration has."""
+    ended: trio.Event = field(factory=trio.Event)
+    """Somebody wants it to stop in order, giving those who speak to it ``patience_s``."""
+    patience_s: float = 0.0
+    left_alone: trio.Event = field(factory=trio.Event)
+    disk_suffered: bool = False
+    """There was a time when not everything could be written."""
+    clients: int = 0
+    """That speak to it."""
+    commit_s: float = field(default=Factory(lambda self: self.world.scenario.commit_s, takes_self=True))
+    """How long the disk takes for a batch."""
+    system: Rig = field(init=False)
+    accounts: Accounts = field(init=False)
+    fleet: Fleet = field(init=False)
+    context: RequestContext = field(init=False)
+    requests: Requests = field(init=False)
+    front: trio.Nursery = field(init=False)
+    """Of those who speak to it, and of what is done as long as somebody may."""
+
+    async def run(self) -> None:
+        """Until it is killed or told to stop."""
+        try:
+            with self.scope:
+                self._recover()
+                async with AsyncExitStack() as stack:
+                    await self._live(stack)
+        finally:
+            self.gone.set()
+
+    def _recover(self) -> None:
+        self.world.before_recovery()
+        resolved = resolve_orphans(self.ledger)
+        self.world.note(f"process {self.number} begins, {resolved} holds are resolved")
+        self.world.begun()
+
+    async def _live(self, stack: AsyncExitStack) -> None:
+        self.system = await stack.enter_async_context(Rig.run())
+        stack.enter_context(self._faults().installed(self.system))
+        directory = Directory()
+        self.fleet = Fleet(self.system, directory, self._wire)
+        stack.push_async_callback(self.fleet.aclose)
+        await self.fleet.start()
+        await self._configure(directory)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.ledger.run, lambda: self.commit_s)
+            async with trio.open_nursery() as self.front:
+                self.front.start_soon(self._keep_house)
+                self.front.start_soon(self._follow_configuration)
+                self.ready.set()
+                await self.ended.wait()
+                self.context.stopping = True
+                with trio.move_on_after(self.patience_s):
+                    await self.left_alone.wait()
+                self.front.cancel_scope.cancel()
+            await self.system.stop_all(grace_s=STOP_GRACE_S)
+            nursery.cancel_scope.cancel()
+
+    def _faults(self) -> Faults:
+        chance, seed = self.world.scenario.actors_crash, self.world.scenario.seed
+        return Faults(seed + self.number, Crash(of=MAY_FAIL_AT, chance=chance)) if chance else Faults(seed)
+
+    @property
+    def defects(self) -> list[str]:
+        """What went wrong in actors that no fault of ours has caused."""
+        failures = self.system.failures
+        return [f"an actor failed: {each.error!r}" for each in failures if not isinstance(each.error, InjectedCrash)]
+
+    @property
+    def lost_an_account(self) -> bool:
+        """An account's actor has failed: messages to it may be lost, and its holds wait for their lease to run out."""
+        return self.ready.is_set() and bool(self.system.failures)
+
+    async def _configure(self, directory: Directory) -> None:
+        scenario = self.world.scenario
+        found: tuple[TokenRow, ...] = self.ledger.ask_now(ActiveTokens())
+        self.accounts = Accounts(self.system, self.ledger, list(found), hold_lease_s=scenario.lease_s)
+        limits = Limits()
+        self.left_alone.set()
+        self.context = RequestContext(
+            system=self.system,
+            directory=directory,
+            fleet=self.fleet,
+            router=self._router(),
+            store=self.ledger,
+            accounts=self.accounts,
+            stream_cost_event=True,
+            heartbeat_s=scenario.heartbeat_s,
+            limits=limits,
+        )
+        self.requests = Requests(self.context)
+        await self._use_configuration()
+
+    def _router(self) -> Router:
+        scenario = self.world.scenario
+        return Router(routing=scenario.routing, default_reserve_tokens=scenario.reserve_tokens, estimator=RunningMean())
+
+    def _wire(self, config: ProviderConfig) -> Wire:
+        wire = Wire(self.world, self, config.name)
+        self.wires.append(wire)
+        return wire
+
+    # While it lives
+
+    def start_client(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Somebody speaks to this process, for as long as both live; nobody does once it is stopping."""
+
+        async def speak() -> None:
+            try:
+                await work()
+            finally:
+                self.clients -= 1
+                if not self.clients:
+                    self.left_alone.set()
+
+        self.clients += 1
+        self.left_alone = trio.Event()
+        self.front.start_soon(speak)
+
+    async def _keep_house(self) -> None:
+        """As ``arbstr.assembly`` does."""
+        while True:
+            await trio.sleep(HOUSEKEEPING_S)
+            self.world.note_deliveries(self)
+            self.requests.renew_leases()
+            self.accounts.sweep()
+
+    async def _follow_configuration(self) -> None:
+        while True:
+            await self.changed.wait()
+            self.changed = trio.Event()
+            await self._use_configuration()
+
+    async def _use_configuration(self) -> None:
+        world = self.world
+        spans = world.current_spans()
+        await self.fleet.apply([config for config, wanted in world.providers.values() if wanted])
+        self.context.limits.configure(world.limits, rate_limit_rps=0)
+        for span in spans:
+            span.close_former(trio.current_time())
+
+    # Its end
+
+    @property
+    def takes_clients(self) -> bool:
+        return not (self.dead or self.ended.is_set())
+
+    def die(self) -> None:
+        self.dead = True
+        self.scope.cancel()
+
+    async def remains(self) -> list[str]:
+        """What should have been given back when nothing is asked of it any more."""
+        wrong = []
+        for view in await self.fleet.describe():
+            counts = (view.in_flight, view.expired_permits, view.unknown_reports)
+            if counts[:2] != (0, 0) or (counts[2] and not self.system.failures):
+                wrong.append(f"{view.name} has {counts} permits out, expired, unknown")
+        if self.requests.in_flight or self.context.limits.in_flight:
+            wrong.append(f"{self.requests.in_flight} requests, {self.context.limits.in_flight} places are still taken")
+        wrong += [f"a body of {wire.provider} was never closed" for wire in self.wires if self._unclosed(wire)]
+        wrong += [
+            f"hold {hold.key} is open" for hold in self.world.books.holds.values() if hold.state is HoldState.OPEN
+        ]
+        return wrong
+
+    @staticmethod
+    def _unclosed(wire: Wire) -> bool:
+        return any(not body.closed for body in wire.bodies)
