@@ -1,4 +1,5 @@
-"""httpx transports for providers, by URL scheme, and the two corrections that httpcore's pool needs on Trio.
+"""httpx transports for providers, by what their configuration asks for; and the two corrections that httpcore's pool,
+which does what ours does not (HTTP/2, proxies), needs on Trio.
 
 Everything that leans on the inside of httpcore 1.x stands here and nowhere else; the tests of this room notice when it
 no longer fits.
@@ -15,13 +16,15 @@ import httpx
 import trio
 
 from arbstr.config import ProviderConfig
+from arbstr.providers._http1_transport import Http1Transport
 from arbstr.providers._mock import MockTransport
 
 MAX_KEEPALIVE_CONNECTIONS = 64
 
 
 def build_transport(config: ProviderConfig) -> httpx.AsyncBaseTransport:
-    """The transport for ``config.url``: a MockTransport for ``mock:``, a pool of connections for http and https.
+    """The transport for ``config.url``: a MockTransport for ``mock:``; for http and https our own, or httpx's where
+    HTTP/2 or a proxy is wanted.
 
     Raises ValueError for a mock URL with an unknown or impossible parameter, and for any other scheme.
     """
@@ -29,12 +32,23 @@ def build_transport(config: ProviderConfig) -> httpx.AsyncBaseTransport:
     if scheme == "mock":
         return MockTransport(config.url, models=tuple([model.upstream_id or model.id for model in config.models]))
     if scheme in ("http", "https"):
-        return PooledTransport(max_connections=config.max_concurrent, tls=scheme == "https")
+        tls = scheme == "https"
+        if config.http2 or config.proxy is not None:
+            return PooledTransport(
+                max_connections=config.max_concurrent,
+                tls=tls,
+                http2=config.http2,
+                proxy=None if config.proxy is None else config.proxy.reveal(),
+            )
+        return Http1Transport(
+            max_connections=config.max_concurrent, tls_context=tls_context(("http/1.1",)) if tls else None
+        )
     raise ValueError(f"provider {config.name!r}: no transport for URLs with the scheme {scheme!r}; use http or https")
 
 
 class PooledTransport(httpx.AsyncHTTPTransport):
-    """HTTP/1.1 over pooled connections; no proxy, no redirects, no retries.
+    """Pooled connections by httpcore: HTTP/1.1, or ``http2`` where a server with TLS agrees to it, straight or through
+    an HTTP ``proxy`` (its URL, with user and password if it wants them). No redirects, no retries.
 
     Corrects two things of httpcore 1.0 on Trio:
 
@@ -44,9 +58,11 @@ class PooledTransport(httpx.AsyncHTTPTransport):
       finalises later with a warning.
     """
 
-    def __init__(self, *, max_connections: int, tls: bool) -> None:
+    def __init__(self, *, max_connections: int, tls: bool, http2: bool = False, proxy: str | None = None) -> None:
         super().__init__(
-            verify=_tls_context() if tls else False,
+            verify=tls_context(("http/1.1", "h2") if http2 else ("http/1.1",)) if tls else False,
+            http2=http2,
+            proxy=proxy,
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=MAX_KEEPALIVE_CONNECTIONS),
         )
 
@@ -107,6 +123,11 @@ class _Body(httpx.AsyncByteStream):
 
 
 @cache
-def _tls_context() -> ssl.SSLContext:
-    """One for all providers: loading the certificates takes tens of milliseconds."""
-    return httpx.create_ssl_context()
+def tls_context(protocols: tuple[str, ...]) -> ssl.SSLContext:
+    """One for all providers that are spoken to alike: loading the certificates takes tens of milliseconds.
+
+    Not one for all: httpcore writes the protocols that it offers (ALPN) into it.
+    """
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(list(protocols))
+    return context

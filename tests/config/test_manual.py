@@ -29,6 +29,7 @@ EXAMPLES_WITHOUT_DEFAULT = (
     "auth_token",
     "admin_token",
     "api_key",
+    "proxy",
     "total_timeout_s",
     "probe_interval_s",
     "cached_input_rate",
