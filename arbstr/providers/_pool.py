@@ -92,7 +92,7 @@ class Pool:
             return
         self._idle.append(connection)
         oldest = now - self._limits.idle_expiry_s
-        while len(self._idle) > self._limits.max_idle or self._idle[0].idle_since < oldest:
+        while self._idle and (len(self._idle) > self._limits.max_idle or self._idle[0].idle_since < oldest):
             self.discard(self._idle.popleft())
 
     def discard(self, connection: Connection) -> None:
