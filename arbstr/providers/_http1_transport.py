@@ -178,7 +178,8 @@ class _Exchange(httpx.AsyncByteStream):
             await self._write(first)
         if not writer.complete:
             async for piece in pieces:
-                await self._write(writer.piece(piece))
+                if not await self._write(writer.piece(piece)):
+                    return
             await self._write(writer.end())
 
     async def _begin(self, data: bytes) -> None:

@@ -179,7 +179,7 @@ class Upstream:
             method,
             url,
             headers=headers,
-            stream=_RequestBody(body),
+            stream=RequestBody(body),
             extensions={"timeout": self._transport_timeouts()},
         )
         try:
@@ -384,7 +384,7 @@ class UpstreamAnswer:
         await self.aclose()
 
 
-class _RequestBody(httpx.AsyncByteStream):
+class RequestBody(httpx.AsyncByteStream):
     """The body in one piece. ``httpx.ByteStream`` is a generator: cancelling a send would leave it to the finaliser."""
 
     def __init__(self, body: bytes) -> None:
