@@ -79,7 +79,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         writer = RequestWriter(request.method, request.url.raw_path, request.headers.raw)
-        exchange = _Exchange(self._pool_of(request.url), request.extensions.get("timeout", _NO_TIMEOUTS))
+        exchange = _Exchange(self, request.url, request.extensions.get("timeout", _NO_TIMEOUTS))
         await exchange.send(writer, request.stream)
         reader = await exchange.read_head(ResponseReader(head_request=request.method == "HEAD"))
         return httpx.Response(
@@ -95,7 +95,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             pool.close()
 
-    def _pool_of(self, url: httpx.URL) -> Pool:
+    def pool_of(self, url: httpx.URL) -> Pool:
+        """For use at once: a pool that nobody uses is forgotten when another is made."""
         if self._closed:
             raise httpx.ConnectError("the transport is closed")
         scheme = url.scheme
@@ -117,8 +118,9 @@ class _Exchange(httpx.AsyncByteStream):
     dropped half-way without a finaliser running later.
     """
 
-    def __init__(self, pool: Pool, timeouts: dict[str, float | None]) -> None:
-        self._pool = pool
+    def __init__(self, transport: Http1Transport, url: httpx.URL, timeouts: dict[str, float | None]) -> None:
+        self._transport = transport
+        self._url = url
         self._connection: Connection | None = None
         self._connect_timeout_s = timeouts.get("connect")
         self._pool_timeout_s = timeouts.get("pool")
@@ -132,13 +134,14 @@ class _Exchange(httpx.AsyncByteStream):
         self._keep_alive = writer.keep_alive
         pieces = aiter(stream)
         try:
-            await self._send(writer, pieces)
+            try:
+                await self._send(writer, pieces)
+            finally:
+                if isinstance(pieces, AsyncGenerator):
+                    await pieces.aclose()
         except BaseException:
             self._give_up()
             raise
-        finally:
-            if isinstance(pieces, AsyncGenerator):
-                await pieces.aclose()
 
     async def read_head(self, reader: ResponseReader) -> ResponseReader:
         """The reader, when it has the head of the answer."""
@@ -195,6 +198,7 @@ class _Exchange(httpx.AsyncByteStream):
 
     async def _acquire(self) -> Connection:
         self._broken = False
+        self._pool = self._transport.pool_of(self._url)
         return await self._pool.acquire(connect_timeout_s=self._connect_timeout_s, pool_timeout_s=self._pool_timeout_s)
 
     async def _write(self, data: bytes) -> bool:

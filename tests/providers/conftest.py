@@ -213,18 +213,20 @@ class FakeConnection:
     idle_since: float = 0.0
     sent: bool = False
     closed: bool = False
-    written: bytes = b""
+    writes: list[bytes] = field(factory=list)
+    timeouts_s: list[float | None] = field(factory=list)
 
     async def send(self, data: bytes, timeout_s: float | None) -> None:
+        self.timeouts_s.append(timeout_s)
         await trio.lowlevel.checkpoint()
         if self.send_error is not None:
-            self.written += data[: self.send_error_after]
             self.sent = self.send_error_after > 0
             raise self.send_error
         self.sent = True
-        self.written += data
+        self.writes.append(data)
 
     async def receive(self, timeout_s: float | None) -> bytes:
+        self.timeouts_s.append(timeout_s)
         await trio.lowlevel.checkpoint()
         found = self.incoming.pop(0) if self.incoming else ...
         if found is ...:
@@ -246,10 +248,13 @@ class FakeNetwork:
 
     prepared: list[FakeConnection | Exception] = field(factory=list)
     connections: list[FakeConnection] = field(factory=list)
+    asked: list[tuple[Any, float | None]] = field(factory=list)
+    """Origin and time of each attempt."""
     gate: trio.Event | None = None
     """Connecting waits for it."""
 
     async def connect(self, origin: Any, timeout_s: float | None) -> FakeConnection:
+        self.asked.append((origin, timeout_s))
         if self.gate is not None:
             await self.gate.wait()
         await trio.lowlevel.checkpoint()

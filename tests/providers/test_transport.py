@@ -569,9 +569,11 @@ async def test_is_refused_when_the_scheme_is_another(make: MakeTransport) -> Non
 # -- cancellation
 
 
-async def cancelled_when(transport: httpx.AsyncBaseTransport, peer: Peer, is_time: trio.Event, **fields: Any) -> None:
+async def cancelled_when(
+    transport: httpx.AsyncBaseTransport, peer: Peer, is_time: trio.Event, *, scheme: str = "http", **fields: Any
+) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: exchange(transport, peer.url(), **fields))
+        nursery.start_soon(lambda: exchange(transport, peer.url(scheme=scheme), **fields))
         with trio.fail_after(5):
             await is_time.wait()
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -699,3 +701,100 @@ async def test_client_follows_redirects_and_reads_json_when_it_uses_the_transpor
         response = await client.post(peer.url(), json={"model": "m"})
         assert (response.json(), response.url.path, len(response.history)) == ({"a": 1}, "/v2", 1)
     assert peer.accepted == 1
+
+
+# -- what ours does and httpcore does not
+
+
+@pytest.fixture
+async def own(authority: trustme.CA) -> AsyncIterator[Http1Transport]:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with Http1Transport(max_connections=1, tls_context=context) as transport:
+        yield transport
+
+
+async def test_connection_is_closed_when_cancelled_while_greeting(own: Http1Transport, peer: Peer) -> None:
+    begun = trio.Event()
+
+    async def script(stream: trio.SocketStream) -> None:
+        begun.set()
+        await until_closed(stream)
+
+    peer.script = script
+    await cancelled_when(own, peer, begun, scheme="https")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("surplus", [b"x", HELLO])
+async def test_what_follows_an_answer_is_no_answer_to_anybody(
+    surplus: bytes, tls: bool, own: Http1Transport, peer: Peer, authority: trustme.CA
+) -> None:
+    async def script(stream: Any) -> None:
+        while await peer.request(stream):
+            # Two writes are two records of TLS, of which a reader gets one at a time.
+            await stream.send_all(OK + b"content-length: 2\r\n\r\nok")
+            await stream.send_all(surplus)
+
+    peer.script = script
+    if tls:
+        over_tls(peer, authority)
+    for _ in range(5):
+        assert await exchange(own, peer.url(scheme="https" if tls else "http")) == (200, b"ok")
+        await peer.until_open(peer.open)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert peer.accepted == 5
+
+
+async def test_generator_of_the_body_is_ended_when_the_request_fails(own: Http1Transport, peer: Peer) -> None:
+    class Endless(httpx.AsyncByteStream):
+        ended = 0
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield bytes(1 << 20)
+            finally:
+                self.ended += 1
+
+    async def script(stream: trio.SocketStream) -> None:
+        await stream.receive_some(100)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    peer.script = script
+    request = request_to(peer.url())
+    request.stream = body = Endless()
+    request.headers["content-length"] = str(1 << 40)
+    with pytest.raises(httpx.TransportError):
+        await own.handle_async_request(request)
+    assert body.ended == 1
+    assert kept(own) == (0, 0)
+
+
+async def test_readers_and_those_in_line_get_an_error_when_the_transport_is_closed(
+    own: Http1Transport, peer: Peer
+) -> None:
+    peer.answering(OK + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    response = await own.handle_async_request(request_to(peer.url()))
+    failures: list[type[Exception]] = []
+
+    async def note(work: Awaitable[Any]) -> None:
+        try:
+            await work
+        except httpx.TransportError as error:
+            failures.append(type(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note, read(response))
+        nursery.start_soon(note, exchange(own, peer.url()))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (own.connections, own.waiting) == (1, 1)
+        await own.aclose()
+    assert sorted(failure.__name__ for failure in failures) == ["ConnectError", "ReadError"]
+    assert await failure_of(own, peer.url()) is httpx.ConnectError
+    await peer.until_open(0)
+    assert (own.connections, own.waiting) == (0, 0)
+
+
+async def test_is_a_connect_error_when_the_name_cannot_be_one(own: Http1Transport) -> None:
+    assert await failure_of(own, f"http://{'a' * 64}.example/") is httpx.ConnectError
