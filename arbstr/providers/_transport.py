@@ -11,9 +11,14 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
+import h2.events
+import h2.exceptions
+import httpcore
 import httpx
 import trio
+from h2.errors import ErrorCodes
 
 from arbstr.config import ProviderConfig
 from arbstr.providers._http1_transport import Http1Transport
@@ -73,7 +78,8 @@ class PooledTransport(httpx.AsyncHTTPTransport):
             await self._close_orphans()
             raise
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Body(response.stream)
+        over_http2 = response.extensions["http_version"] == b"HTTP/2"
+        response.stream = (_Http2Body if over_http2 else _Body)(response.stream)
         return response
 
     async def _close_orphans(self) -> None:
@@ -101,6 +107,7 @@ class _Body(httpx.AsyncByteStream):
         self._stream = stream
         self._iterator = aiter(stream)
         self._running = False  # a generator that was never started needs no end
+        self._complete = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -109,6 +116,9 @@ class _Body(httpx.AsyncByteStream):
         self._running = True
         try:
             return await anext(self._iterator)
+        except StopAsyncIteration:
+            self._running, self._complete = False, True
+            raise
         except BaseException:
             self._running = False
             raise
@@ -117,9 +127,37 @@ class _Body(httpx.AsyncByteStream):
         await self._stream.aclose()
         # The connection is closed or was read to its end: the innermost generator now gives out what had arrived
         # already, at most one read of 64 KiB, and then fails, which ends the whole chain from the inside.
+        await self._finish()
+
+    async def _finish(self) -> None:
         with suppress(httpx.TransportError):
             while self._running:
                 await anext(self, None)
+
+
+class _Http2Body(_Body):
+    """Over HTTP/2 the connection stays open when an answer is closed early, and httpcore only stops listening: the
+    server would go on, and bill all of it. So it is told. (When it was cancelled before its head came, it is not.)
+    """
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        super().__init__(stream)
+        inner: Any = stream
+        self._http2_stream: Any = inner._httpcore_stream._stream
+
+    async def aclose(self) -> None:
+        if not self._complete:
+            await self._withdraw()
+            await self._finish()
+        await self._stream.aclose()
+
+    async def _withdraw(self) -> None:
+        stream_id, connection = self._http2_stream._stream_id, self._http2_stream._connection
+        with suppress(h2.exceptions.ProtocolError, httpcore.NetworkError, httpcore.TimeoutException):
+            connection._h2_state.reset_stream(stream_id, ErrorCodes.CANCEL)
+            await connection._write_outgoing_data(self._http2_stream._request)
+        if stream_id in connection._events:  # where the innermost generator looks for more
+            connection._events[stream_id].append(h2.events.StreamEnded(stream_id=stream_id))
 
 
 @cache
