@@ -1,7 +1,11 @@
 """An httpx transport for HTTP/1.1 on Trio: a request over a pooled connection, and its answer as it comes.
 
 No HTTP/2, no proxy, no redirects. A request is sent again only if not a byte of it has left: providers are paid, and
-what was sent may have been done. For measurements see ``bench/README.md``.
+what was sent may have been done.
+
+CPU time of this process for a small request and its answer, against ``bench/upstream.py``, beside
+``httpx.AsyncHTTPTransport`` in the same run: 60 and 280 µs alone, 47 and 1,200 at 32 concurrent, 52 and 4,600 at 128.
+What keeps it there: no scope where no timeout is given, one write and one read for what fits, no async generator.
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         writer = RequestWriter(request.method, request.url.raw_path, request.headers.raw)
-        exchange = _Exchange(self, request.url, request.extensions.get("timeout", _NO_TIMEOUTS))
+        exchange = Exchange(self, request.url, request.extensions.get("timeout", _NO_TIMEOUTS))
         await exchange.send(writer, request.stream)
         reader = await exchange.read_head(ResponseReader(head_request=request.method == "HEAD"))
         return httpx.Response(
@@ -110,7 +114,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         return pool
 
 
-class _Exchange(httpx.AsyncByteStream):
+class Exchange(httpx.AsyncByteStream):
     """One request and its answer, on one connection; and the answer's body as a stream.
 
     Has the connection from the first write until the answer is complete or has failed, or until ``aclose``; then the
@@ -165,6 +169,10 @@ class _Exchange(httpx.AsyncByteStream):
                 raise httpx.RemoteProtocolError(reader.error)
             await self._read()
         return data
+
+    def close(self) -> None:
+        """Like ``aclose``, which has nothing to wait for."""
+        self._give_up()
 
     async def aclose(self) -> None:
         self._give_up()
