@@ -21,6 +21,7 @@ _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET: Final = re.compile(rb"[\x21-\x7e]+")
 _NOT_IN_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_MEANINGFUL: Final = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding"))
 _OPENING: Final = b"HTTP/1."
 _VERSIONS: Final = {"1.0": b"HTTP/1.0", "1.1": b"HTTP/1.1"}
 
@@ -36,29 +37,12 @@ class RequestWriter:
     __slots__ = ("_chunked", "_left", "head", "keep_alive")
 
     def __init__(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        length: int | None = None
-        hosts = 0
-        self._chunked = False
-        self.keep_alive = True
-        for name, value in headers:
-            match _lowered(name):
-                case b"content-length":
-                    if length is not None or not _LENGTH.fullmatch(value):
-                        raise httpx.LocalProtocolError("the request's Content-Length is not one number")
-                    length = int(value)
-                case b"transfer-encoding":
-                    if self._chunked or value.lower() != b"chunked":
-                        raise httpx.LocalProtocolError("the request's Transfer-Encoding is not just chunked")
-                    self._chunked = True
-                case b"host":
-                    hosts += 1
-                case b"connection":
-                    self.keep_alive = self.keep_alive and b"close" not in value.lower()
-        if self._chunked and length is not None:
-            raise httpx.LocalProtocolError("the request has both Content-Length and Transfer-Encoding")
+        known = [(lower, value) for name, value in headers if (lower := _lowered(name)) in _MEANINGFUL]
+        hosts = sum([name == b"host" for name, _ in known])
         if hosts != 1:
             raise httpx.LocalProtocolError(f"the request has {hosts} Host headers; it needs one")
-        self._left = length or 0
+        self._chunked, self._left = _framing(known)
+        self.keep_alive = not any(name == b"connection" and b"close" in value.lower() for name, value in known)
         self.head = _head(method, target, headers)
 
     @property
@@ -82,6 +66,23 @@ class RequestWriter:
         if self._left:
             raise httpx.LocalProtocolError("the request's body is shorter than its headers announce")
         return b""
+
+
+def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[bool, int]:
+    """Whether the body is chunked, and its length if not."""
+    found = [header for header in headers if header[0] in (b"content-length", b"transfer-encoding")]
+    if not found:
+        return False, 0
+    [(name, value), *more] = found
+    if more:
+        raise httpx.LocalProtocolError("the request says more than once how long its body is")
+    if name == b"transfer-encoding":
+        if value.lower() != b"chunked":
+            raise httpx.LocalProtocolError("the request's Transfer-Encoding is not just chunked")
+        return True, 0
+    if not _LENGTH.fullmatch(value):
+        raise httpx.LocalProtocolError("the request's Content-Length is not a number")
+    return False, int(value)
 
 
 def _head(method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import ssl
 import struct
@@ -794,6 +795,65 @@ async def test_readers_and_those_in_line_get_an_error_when_the_transport_is_clos
     assert await failure_of(own, peer.url()) is httpx.ConnectError
     await peer.until_open(0)
     assert (own.connections, own.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_nobody_gets_the_answer_of_another_when_everything_breaks_at_random(
+    tls: bool, peer: Peer, authority: trustme.CA
+) -> None:
+    chance = random.Random(7)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    whole = broken = 0
+
+    async def script(stream: Any) -> None:
+        while (request := await peer.request(stream)) and chance.random() > 0.03:
+            body = request.partition(b"\r\n\r\n")[2] * chance.choice([1, 1, 1, 5_000])
+            framing, framed = b"content-length: %d" % len(body), body
+            if chance.random() < 0.5:
+                framing, framed = b"transfer-encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            answer = OK + framing + b"\r\n\r\n" + framed
+            kind = chance.random()
+            if kind < 0.05:
+                answer = answer[: chance.randrange(len(answer))]
+            elif kind < 0.1:
+                answer += OK + b"content-length: 3\r\n\r\nbad"
+            cut = chance.randrange(len(answer) + 1)
+            await stream.send_all(answer[:cut])
+            await trio.sleep(chance.choice([0, 0, 0.001]))
+            await stream.send_all(answer[cut:])
+            if kind < 0.05 or chance.random() < 0.05:
+                return
+
+    async def ask(transport: Http1Transport, number: int) -> None:
+        nonlocal whole, broken
+        content = b"<%d>" % number
+        with trio.move_on_after(chance.choice([0.002, 5, 5, 5])):
+            try:
+                status, body = await exchange(transport, peer.url(scheme="https" if tls else "http"), content=content)
+            except httpx.TransportError:
+                broken += 1
+            else:
+                assert status == 200
+                assert body in (content, content * 5_000)
+                whole += 1
+
+    async def work(transport: Http1Transport, first: int) -> None:
+        for number in range(first, first + 40):
+            await ask(transport, number)
+
+    peer.script = script
+    if tls:
+        over_tls(peer, authority)
+    async with Http1Transport(max_connections=5, tls_context=context) as transport:
+        async with trio.open_nursery() as nursery:
+            for first in range(0, 400, 40):
+                nursery.start_soon(work, transport, first)
+        assert transport.connections == transport.idle_connections <= 5
+        assert whole > 200
+        assert broken > 0
+        assert peer.accepted < whole
+    await peer.until_open(0)
 
 
 async def test_is_a_connect_error_when_the_name_cannot_be_one(own: Http1Transport) -> None:
