@@ -149,12 +149,12 @@ def connector(tls_context: ssl.SSLContext | None) -> Connect:
 
 
 async def _open(origin: Origin, tls_context: ssl.SSLContext | None) -> Connection:
+    if origin.tls and tls_context is None:
+        raise httpx.UnsupportedProtocol("this transport was made without TLS")
     stream = await trio.open_tcp_stream(origin.host, origin.port)  # switches Nagle's algorithm off
-    if not origin.tls:
+    if tls_context is None or not origin.tls:
         return _SocketConnection(stream)
     try:
-        if tls_context is None:
-            raise httpx.UnsupportedProtocol("this transport was made without TLS")
         tls = trio.SSLStream(stream, tls_context, server_hostname=origin.host, https_compatible=True)
         await tls.do_handshake()
     except BaseException:

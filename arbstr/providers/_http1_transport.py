@@ -21,7 +21,6 @@ from arbstr.providers._connection import Connect, Connection, Origin, connector
 from arbstr.providers._http1 import RequestWriter, ResponseReader
 from arbstr.providers._pool import Pool, PoolLimits
 
-MAX_IDLE_CONNECTIONS: Final = 64
 IDLE_EXPIRY_S: Final = 4.0
 """Below the 5 s after which common servers close: a request must not meet their closing on its way."""
 
@@ -47,13 +46,15 @@ class Http1Transport(httpx.AsyncBaseTransport):
         *,
         max_connections: int,
         tls_context: ssl.SSLContext | None = None,
+        max_idle: int | None = None,
         idle_expiry_s: float = IDLE_EXPIRY_S,
         max_waiting: int = MAX_WAITING,
         connect: Connect | None = None,
     ) -> None:
         self._limits = PoolLimits(
             max_connections=max_connections,
-            max_idle=MAX_IDLE_CONNECTIONS,
+            # All by default: requests that a group commit lets go together would open new ones each time.
+            max_idle=max_connections if max_idle is None else max_idle,
             idle_expiry_s=idle_expiry_s,
             max_waiting=max_waiting,
         )

@@ -91,9 +91,9 @@ class Pool:
             self._wake(connection)
             return
         self._idle.append(connection)
-        oldest = now - self._limits.idle_expiry_s
-        while self._idle and (len(self._idle) > self._limits.max_idle or self._idle[0].idle_since < oldest):
+        if len(self._idle) > self._limits.max_idle:
             self.discard(self._idle.popleft())
+        self._expire(now)
 
     def discard(self, connection: Connection) -> None:
         """Close a connection and free its place."""
@@ -111,13 +111,19 @@ class Pool:
             trio.lowlevel.reschedule(task, outcome.Error(httpx.ConnectError("the transport was closed")))
 
     def _take_idle(self) -> Connection | None:
-        oldest = trio.current_time() - self._limits.idle_expiry_s
+        if self._idle:
+            self._expire(trio.current_time())
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since >= oldest and not connection.has_unread():
+            if not connection.has_unread():
                 return connection
             self.discard(connection)
         return None
+
+    def _expire(self, now: float) -> None:
+        oldest = now - self._limits.idle_expiry_s
+        while self._idle and self._idle[0].idle_since < oldest:
+            self.discard(self._idle.popleft())
 
     async def _fill_place(self, timeout_s: float | None) -> Connection:
         try:

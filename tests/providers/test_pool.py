@@ -202,11 +202,25 @@ async def test_leaves_out_idle_connections_when_they_are_too_old(
     pool.release(young)
     await trio.sleep(3)
     assert await acquire(pool) is young
-    pool.release(young)
     assert network.open == [young]
+    pool.release(young)
     await trio.sleep(5.5)
     assert await acquire(pool) is not young
     assert (len(network.open), pool.places) == (1, 1)
+
+
+async def test_closes_idle_connections_when_they_are_too_old_and_others_are_used(
+    make_pool: Any, network: Any, autojump_clock: MockClock
+) -> None:
+    pool = make_pool()
+    used, idle = await acquire(pool), await acquire(pool)
+    pool.release(idle)
+    for _ in range(3):
+        await trio.sleep(2)
+        pool.release(used)
+        assert await acquire(pool) is used
+    assert network.open == [used]
+    assert pool.places == 1
 
 
 async def test_closes_the_oldest_when_too_many_are_idle(make_pool: Any, network: Any) -> None:

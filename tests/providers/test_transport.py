@@ -872,5 +872,11 @@ async def test_nobody_gets_the_answer_of_another_when_everything_breaks_at_rando
     await peer.until_open(0)
 
 
+async def test_nothing_is_opened_for_https_when_the_transport_was_made_without_tls(peer: Peer) -> None:
+    async with Http1Transport(max_connections=1) as transport:
+        assert await failure_of(transport, peer.url(scheme="https")) is httpx.UnsupportedProtocol
+    assert peer.accepted == 0
+
+
 async def test_is_a_connect_error_when_the_name_cannot_be_one(own: Http1Transport) -> None:
     assert await failure_of(own, f"http://{'a' * 64}.example/") is httpx.ConnectError
