@@ -277,3 +277,18 @@ def network() -> FakeNetwork:
 @pytest.fixture
 def fake_connection() -> type[FakeConnection]:
     return FakeConnection
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels ``scope`` when the current task is about to run for the ``step`` th time."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._scope = scope
+        self.left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self.left -= 1
+            if self.left == 0:
+                self._scope.cancel()

@@ -11,6 +11,7 @@ import trio
 
 from arbstr.providers import Http1Transport
 from arbstr.providers._connection import Origin
+from tests.providers.conftest import CancelAtStep
 
 BODY = b'{"model":"m"}'
 HEAD = b"POST /v1 HTTP/1.1\r\nHost: provider.example\r\nContent-Length: 13\r\n\r\n"
@@ -275,21 +276,6 @@ async def test_bounds_hold_for_each_origin_and_what_is_not_used_is_forgotten(
         assert (transport.connections, transport.waiting) == (4, 2)
         nursery.cancel_scope.cancel()
     assert (transport.connections, transport.waiting, network.open) == (0, 0, [])
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels ``scope`` when the current task is about to run for the ``step`` th time."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self._task = trio.lowlevel.current_task()
-        self._scope = scope
-        self.left = step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self.left -= 1
-            if self.left == 0:
-                self._scope.cancel()
 
 
 @pytest.mark.parametrize("idle", [False, True])

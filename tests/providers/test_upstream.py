@@ -26,6 +26,7 @@ from arbstr.providers import (
 from arbstr.providers._upstream import retry_after_s
 from arbstr.secrets import Secret
 from arbstr.wire import Endpoint
+from tests.providers.conftest import CancelAtStep
 
 KEY = "sk-very-secret-0123456789"
 BODY = b'{"model":"m","messages":[]}'
@@ -231,21 +232,6 @@ async def test_closes_the_connection_when_cancelled_while_waiting_for_headers(
         nursery.cancel_scope.cancel()
     await server.until_open(0)
     assert connections_of(upstream) == (0, 0)
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels ``scope`` when the current task is about to run for the ``step`` th time."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self._task = trio.lowlevel.current_task()
-        self._scope = scope
-        self.left = step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self.left -= 1
-            if self.left == 0:
-                self._scope.cancel()
 
 
 async def cancel_at_every_step(make_upstream: Callable[[], Upstream]) -> int:
