@@ -191,6 +191,7 @@ _PROVIDER: dict[str, Reader] = {
     "on_disconnect": _text,
     "weight": _integer,
     "auto_discover": _flag,
+    "http2": _flag,
 }
 _MODEL: dict[str, Reader] = {
     "id": _text,
@@ -246,7 +247,7 @@ SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
     "server": (*_SERVER, *_SERVER_SECRETS),
     "database": tuple(_DATABASE),
     "vault": (*_VAULT, *_VAULT_SECRETS),
-    "providers": (*_PROVIDER, "api_key", "models", "rate_unit", *_RATES),
+    "providers": (*_PROVIDER, "api_key", "proxy", "models", "rate_unit", *_RATES),
     "providers.models": (*_MODEL, *_RATES),
     "policies": _POLICIES,
     "policies.rules": (*_RULE, *_CAPS),
@@ -373,8 +374,11 @@ class _Table:
                 values[key] = value
         return values
 
-    def secret(self, key: str, rule: Rule) -> tuple[Secret | None, str]:
-        """The secret under this key, ``${VAR}`` expanded, and where it came from. No message shows it."""
+    def secret(self, key: str, rule: Rule, *, public: bool = False) -> tuple[Secret | None, str]:
+        """The secret under this key, ``${VAR}`` expanded, and where it came from. No message shows it.
+
+        ``public``: if it stands in the file as it is, the file need not be kept from others for it.
+        """
         value = self.data.get(key)
         if value is None:
             return None, "none"
@@ -389,7 +393,7 @@ class _Table:
                 self.problem(key, complaint)
             if complaints:
                 return None, source
-        elif value:
+        elif value and not public:
             self.report.literal_keys.append(dotted((*self.path, key)))
         try:
             rule.check(Secret(value))
@@ -483,6 +487,7 @@ def _provider(table: _Table, default_unit: str) -> ProviderConfig | None:
     table.missing("name", '"my-provider"')
     table.missing("url", '"https://api.example.com/v1"')
     values["api_key"], values["key_source"] = _api_key(table, values.get("name"))
+    values["proxy"] = _proxy(table)
     values["rate_unit"] = table.get("rate_unit", _unit) or default_unit
     models = list(_models(table, values["rate_unit"]))
     values["models"] = tuple(models)
@@ -506,6 +511,15 @@ def _api_key(table: _Table, name: str | None) -> tuple[Secret | None, str]:
         table.problem("api_key", f"Environment variable {variable} {error}")
         return None, "convention"
     return secret, "convention"
+
+
+def _proxy(table: _Table) -> Secret | None:
+    """Most have no password, and then it is no secret that stands in the file."""
+    written = table.data.get("proxy")
+    proxy, _ = table.secret(
+        "proxy", _rule_of(ProviderConfig, "proxy"), public=isinstance(written, str) and "@" not in written
+    )
+    return proxy
 
 
 def _models(table: _Table, unit: str) -> Iterator[Model]:

@@ -235,6 +235,24 @@ def webhook_url(value: str) -> None:
         raise ValueError('is not a URL (value not shown); write for example "https://ops.example.com/arbstr"')
 
 
+def proxy_url(value: str) -> None:
+    """Of an HTTP proxy. It may hold a password, so the value is not part of the message."""
+    try:
+        url = urlsplit(value)
+        _ = url.port  # raises for a port that is none
+    except ValueError:
+        url = urlsplit("")
+    if (
+        url.scheme not in ("http", "https")
+        or not url.hostname
+        or not (value.isascii() and value.isprintable() and " " not in value)
+        or url.path not in ("", "/")
+        or url.query
+        or url.fragment
+    ):
+        raise ValueError('is not the URL of an HTTP proxy (value not shown); write it like "http://proxy.example:3128"')
+
+
 _EXAMPLE_URL = '"https://api.example.com/v1"'
 
 

@@ -104,6 +104,11 @@ def _api_key(value: Secret | None) -> None:
         _rules.header_text(value.reveal())
 
 
+def _proxy(value: Secret | None) -> None:
+    if value is not None:
+        _rules.proxy_url(value.reveal())
+
+
 def _database_path(value: Path) -> None:
     if str(value) in ("", ".", ":memory:"):
         raise ValueError(f'{_rules.shown(str(value))} is not a file; write a path, like "arbstr.db"')
@@ -190,6 +195,10 @@ class ProviderConfig:
     api_key: Secret | None = field(default=None, validator=Rule(_api_key))
     key_source: str = "none"
     """``config-literal``, ``env-expanded``, ``convention`` or ``none``."""
+    http2: bool = False
+    """Offer HTTP/2; it is used when the provider's server takes it."""
+    proxy: Secret | None = field(default=None, validator=Rule(_proxy))
+    """URL of the proxy on the way to it; secret because it may hold a password. None: straight."""
     models: tuple[Model, ...] = field(default=(), converter=_models)
     """Texts become models of that name. Empty: any model, unless ``any_model`` says otherwise."""
     price: Price | None = None

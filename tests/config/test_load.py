@@ -125,6 +125,7 @@ def test_every_plain_key_reaches_its_field_when_given() -> None:
         idle_timeout_s = 3
         total_timeout_s = 4.5
         max_concurrent = 5
+        http2 = true
         breaker_failures = 6
         breaker_open_s = 7
         [logging]
@@ -144,6 +145,7 @@ def test_every_plain_key_reaches_its_field_when_given() -> None:
             idle_timeout_s=3,
             total_timeout_s=4.5,
             max_concurrent=5,
+            http2=True,
             breaker_failures=6,
             breaker_open_s=7,
         ),
