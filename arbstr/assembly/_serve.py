@@ -14,6 +14,7 @@ from attrs import define, field
 import arbstr
 from actors import ActorSystem, ChildSpec, Supervisor, TrioActorRef, WhichChildren
 from arbstr.accounts import Accounts, deposit_now, resolve_orphans
+from arbstr.assembly._collector import relaxed_collector
 from arbstr.assembly._housekeeping import Keeper
 from arbstr.assembly._reload import Reloader
 from arbstr.assembly._vault import Vault
@@ -61,7 +62,8 @@ def serve(config: Config, *, mock: bool = False, read: Callable[[], Config] | No
     try:
         tracing = Tracing(config.telemetry) if config.telemetry.traces else None
         try:
-            trio.run(_run, config, mock, read, logs, tracing)
+            with relaxed_collector():
+                trio.run(_run, config, mock, read, logs, tracing)
         finally:
             if tracing is not None:
                 tracing.close()

@@ -108,7 +108,7 @@ def hold_values(row: HoldRow) -> tuple[object, ...]:
         row.key,
         row.agent_id,
         row.amount_msat,
-        row.state.value,
+        row.state._value_,
         row.model,
         row.provider,
         row.created_ns,
