@@ -82,8 +82,9 @@ class MovePayment:
 class RequestApproval:
     """Have a human decide about a request to a model that exceeds its agent's limit. Answer: ApprovalRow.
 
-    ``amount_msat`` is held under ``key`` at once; when it is approved, ``Reserve`` with this key finds it. A repeat is
-    answered with the first approval. BillingRefused as for ``Reserve``, also where no approval timeout is set.
+    ``amount_msat`` is held under ``key``, the request's id, at once; when it is approved, ``Reserve`` with the
+    approval's id takes it. A repeat is answered with the first approval. BillingRefused as for ``Reserve``, also where
+    no approval timeout is set, and 429 (``too_many_approvals``).
     """
 
     key: str
@@ -91,6 +92,7 @@ class RequestApproval:
     model: str
     provider: str
     correlation_id: str | None = None
+    budget_id: str | None = None
 
 
 @frozen
@@ -98,7 +100,8 @@ class Decide:
     """Resolve an approval, once. Answer: Decided, whose status may differ from what was asked for.
 
     What has expired times out; a grant whose re-check fails (policy, freeze, day, debt) is a denial with its reason.
-    NotFound; BillingRefused (409 ``approval_resolved``, ``not_expired``).
+    What was granted to a request times out as well when nobody comes for it. NotFound; BillingRefused (409
+    ``approval_resolved``, ``not_expired``).
     """
 
     approval_id: str

@@ -300,6 +300,10 @@ async def test_the_operator_hears_that_it_is_pending_when_an_approved_payment_is
 # Requests to models
 
 
+def claim(approval_id: str, key: str = "later", amount_msat: int = 10_000, **more: Any) -> Reserve:
+    return Reserve(key, amount_msat, more.pop("model", "m"), "p", approval_id=approval_id, **more)
+
+
 def wish(key: str = "r", amount_msat: int = 10_000) -> RequestApproval:
     return RequestApproval(key, amount_msat, "m", "p")
 
@@ -322,7 +326,7 @@ async def test_a_request_goes_on_when_a_human_allows_it_in_time(autojump_clock: 
         await world.approvals.request(resolve(approval.approval_id))
         await wait_all_tasks_blocked()
         assert rows[0].status is ApprovalStatus.APPROVED
-        held = await world.own.request(Reserve("r", 10_000, "m", "p"))
+        held = await world.own.request(claim(approval.approval_id, "r"))
         assert (held.amount_msat, held.available_msat) == (10_000, 90_000)
         await world.own.request(Settle("r", 7_000, receipt("r", 7_000)))
     assert rig.account().available_msat == 93_000
