@@ -360,8 +360,14 @@ class AgentAccountActor(TrioActor):
         self._end_hold(job, message, message.charge_msat)
 
     def _release(self, job: Job, message: Release) -> None:
-        if not message.withdraw or not payments_desk.withdraw_request(self, job, message):
+        if not self.books.awaits_approval(message.key):
             self._end_hold(job, message, 0)
+        elif message.withdraw:
+            payments_desk.withdraw_request(self, job, message)
+        elif message.receipt is not None:
+            self._end_nothing(job, message)
+        else:
+            raise _pending(message.key)
 
     def _end_hold(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
         books, hold = self.books, self._open_request(message.key)

@@ -75,9 +75,9 @@ class Settle:
 class Release:
     """End the hold without a charge. Answer: ``Ended``; also for a key that never held anything: the receipt is filed.
 
-    Sent as a tell by an asker that was cancelled before it learned whether its ``Reserve`` went through. One that
-    waits for an approval, or has not come yet for what was granted, is not to be released (409 ``approval_pending``)
-    but by ``withdraw``: then nobody need decide any more.
+    Sent as a tell by an asker that was cancelled before it learned whether its ``Reserve`` went through. What an
+    approval that is open holds is given back only by ``withdraw``: then nobody need decide any more. Else the receipt
+    is filed and the approval stays open; without a receipt it is BillingRefused (409 ``approval_pending``).
     """
 
     key: str

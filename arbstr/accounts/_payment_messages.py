@@ -82,17 +82,19 @@ class MovePayment:
 class RequestApproval:
     """Have a human decide about a request to a model that exceeds its agent's limit. Answer: ApprovalRow.
 
-    ``amount_msat`` is held under ``key``, the request's id, at once; when it is approved, ``Reserve`` with the
-    approval's id takes it. A repeat is answered with the first approval. BillingRefused as for ``Reserve``, also where
-    no approval timeout is set, and 429 (``too_many_approvals``).
+    ``approval_id`` is a new one. ``amount_msat`` is held under it at once; when it is approved, ``Reserve`` with the
+    approval's id takes that. A repeat is answered with the first approval. BillingRefused as for ``Reserve``, also
+    where no approval timeout is set, and 429 (``too_many_approvals``).
     """
 
-    key: str
+    approval_id: str
     amount_msat: int
     model: str
     provider: str
     correlation_id: str | None = None
     budget_id: str | None = None
+    request_id: str | None = None
+    """Of the request that asks, for the audit log."""
 
 
 @frozen

@@ -43,6 +43,7 @@ from arbstr.store import (
     ReceiptRow,
     StoreError,
     new_approval_id,
+    request_hold_id,
 )
 from arbstr.wallets import SIMULATED, InvoiceUnreadable, read_invoice
 
@@ -370,8 +371,8 @@ def alert_if_due(desk: Desk, now_ns: int) -> None:
 
 def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
     books, now_ns = desk.books, time.time_ns()
-    if message.key in books.holds:
-        _ask_approval(desk, job, FindApproval(transaction_id=message.key), message.key)
+    if message.approval_id in books.holds:
+        _ask_approval(desk, job, message.approval_id)
         return
     policy = books.policy(now_ns)
     if policy is None or not policy.set_by_operator or not policy.approval_timeout_ms:
@@ -394,10 +395,11 @@ def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
         budget = books.budgets.get(message.budget_id)
         check_budget(budget, held_msat, holds, message.amount_msat, message.model, now_ns)
     move = rules.reserve(books.account, message.amount_msat)
-    approval = _new_approval(desk, "request", message.key, message.amount_msat, message.model, policy)
+    approval = _new_approval(desk, "request", message.approval_id, message.amount_msat, message.model, policy)
+    approval = evolve(approval, approval_id=message.approval_id)
     hold = evolve(
-        _hold_row(desk, message.key, message.amount_msat, "request"),
-        hold_id=approval.approval_id.replace("apr_", "tx_"),
+        _hold_row(desk, message.approval_id, message.amount_msat, "request"),
+        hold_id=_reference(approval),
         model=message.model,
         provider=message.provider,
         lease_ns=approval.expires_ns,
@@ -405,18 +407,19 @@ def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
         budget_id=message.budget_id,
     )
     event = payment_event("approval_required", _as_payment(approval), now_ns, model=message.model)
+    details: dict[str, object] = {"model": message.model, "request_id": message.request_id}
     change = AccountChange(
-        key=f"reserve:{message.key}",
+        key=f"reserve:{message.approval_id}",
         kind="reserve",
         at_ns=now_ns,
         before=books.account,
         after=move.after,
         postings=move.postings,
-        audit=AuditEntry("APPROVAL_REQUESTED", _approval_details(approval, None) | {"model": message.model}),
+        audit=AuditEntry("APPROVAL_REQUESTED", _approval_details(approval, None) | details),
         hold=hold,
         also=(approval, event),
     )
-    desk.commit(change, job, message.key, approval)
+    desk.commit(change, job, message.approval_id, approval)
 
 
 def decide(desk: Desk, job: Job, message: Decide) -> None:
@@ -584,7 +587,7 @@ def claim(desk: Desk, job: Job, message: Reserve, approval_id: str) -> str | Non
     _check_claim(message, approval, hold)
     _check_again(books, hold, now_ns)
     used = evolve(approval, status=ApprovalStatus.USED)
-    details: dict[str, object] = {"key": message.key, "provider": message.provider}
+    details: dict[str, object] = {"request_id": message.key, "provider": message.provider}
     change = AccountChange(
         key=f"claim:{approval_id}",
         kind="approval",
@@ -657,20 +660,22 @@ def _not_granted(approval: ApprovalRow) -> BillingRefused:
         f"Policy denied: approval {approval.approval_id} {what}{said}",
         status=409 if pending else 403,
         reason=reason,
-        details={"approval_id": approval.approval_id},
+        details={
+            "approval_id": approval.approval_id,
+            "amount_msat": approval.amount_msat,
+            "expires_ns": approval.expires_ns,
+        },
     )
 
 
-def withdraw_request(desk: Desk, job: Job, message: Release) -> bool:
-    """Whoever asked has left without learning of its approval: nobody would come for it. False when it has none."""
-    open_ones = [row for row in desk.books.approvals.values() if row.transaction_id == message.key]
-    if not open_ones or open_ones[0].kind != "request":
-        return False
-    denied = ApprovalStatus.DENIED
-    if open_ones[0].status is ApprovalStatus.APPROVED:  # a decision stands
-        denied = ApprovalStatus.TIMED_OUT
-    _close(desk, job, open_ones[0], denied, "requester", "withdrawn", time.time_ns(), message.receipt)
-    return True
+def withdraw_request(desk: Desk, job: Job, message: Release) -> None:
+    """Whoever asked has left without learning of its approval, which is open: nobody would come for it."""
+    approval = desk.books.approvals.get(message.key)
+    if approval is None or approval.kind != "request":
+        raise BillingRefused(f"{message.key} is not a request's approval", status=409, reason="approval_pending")
+    # A decision stands.
+    how = ApprovalStatus.TIMED_OUT if approval.status is ApprovalStatus.APPROVED else ApprovalStatus.DENIED
+    _close(desk, job, approval, how, "requester", "withdrawn", time.time_ns(), message.receipt)
 
 
 def _ask_resolved(desk: Desk, job: Job, approval_id: str) -> None:
@@ -685,14 +690,14 @@ def _ask_resolved(desk: Desk, job: Job, approval_id: str) -> None:
     _ask(desk, job, FindApproval(approval_id=approval_id), found)
 
 
-def _ask_approval(desk: Desk, job: Job, question: FindApproval, key: str) -> None:
+def _ask_approval(desk: Desk, job: Job, approval_id: str) -> None:
     def found(row: ApprovalRow | None) -> None:
         if row is None or row.agent_id != desk.agent_id:
-            desk.refuse(job, BillingRefused(f"the key {key} was used before", status=409, reason="key_used"))
+            desk.refuse(job, BillingRefused(f"the key {approval_id} was used before", status=409, reason="key_used"))
         else:
             job.reply.set(row)
 
-    _ask(desk, job, question, found)
+    _ask(desk, job, FindApproval(approval_id=approval_id), found)
 
 
 # Parts
@@ -783,7 +788,7 @@ def _commit_quietly(desk: Desk, change: AccountChange, key: str) -> None:
 def _as_payment(approval: ApprovalRow) -> PaymentRow:
     """What events say about an approval of a request, in the words of a payment."""
     return PaymentRow(
-        transaction_id=approval.transaction_id,
+        transaction_id=_reference(approval),
         agent_id=approval.agent_id,
         kind="payment",
         amount_msat=approval.amount_msat,
@@ -825,7 +830,7 @@ def _end_details(payment: PaymentRow, message: MovePayment) -> dict[str, object]
 
 
 def _approval_details(approval: ApprovalRow, payment: PaymentRow | None) -> dict[str, object]:
-    details: dict[str, object] = {"ref_id": approval.transaction_id, "amount_msat": approval.amount_msat}
+    details: dict[str, object] = {"ref_id": _reference(approval), "amount_msat": approval.amount_msat}
     if approval.status is ApprovalStatus.PENDING and payment is not None:
         details["policy_decision"] = payment.decision
     details["approval_id"] = approval.approval_id
@@ -834,6 +839,11 @@ def _approval_details(approval: ApprovalRow, payment: PaymentRow | None) -> dict
     elif approval.decided_by is not None:
         details["by"] = approval.decided_by
     return details
+
+
+def _reference(approval: ApprovalRow) -> str:
+    """What it is about, by the name under which anybody may ask: a request's hold has the approval's id as its key."""
+    return request_hold_id(approval.approval_id) if approval.kind == "request" else approval.transaction_id
 
 
 def _key_reused(key: str) -> BillingRefused:

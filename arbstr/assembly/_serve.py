@@ -32,6 +32,7 @@ from arbstr.requests import (
     RequestContext,
     Requests,
     Responder,
+    WaitingRoom,
 )
 from arbstr.routing import Router, RunningMean
 from arbstr.store import NewAgent, OrphanedHolds, Store, StoreError, TokenRow, quick_check
@@ -153,6 +154,7 @@ class _Tree:
             services = self._services(context, requests, metrics)
             if vault is not None:
                 services.vault = await vault.start(self.config.server, stack)
+                context.approvals = services.vault.approvals
             reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use)
             await reloader.announce()
             gate = Gate()
@@ -200,6 +202,7 @@ class _Tree:
             stream_cost_event=server.stream_cost_event,
             heartbeat_s=server.heartbeat_s,
             limits=self.limits,
+            waiting_room=WaitingRoom(self.config.vault.approval_wait_s if self.config.vault else 0.0),
         )
 
     def router(self) -> Router:
@@ -302,6 +305,7 @@ async def _listen_to_signals(
                 else:
                     logger.info("received %s, stopping: requests in flight may end", name)
                     context.stopping = True
+                    context.waiting_room.close()
                     told_to_stop.set()
 
 

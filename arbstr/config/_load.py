@@ -172,6 +172,7 @@ _VAULT: dict[str, Reader] = {
     "default_reserve_tokens": _integer,
     "hold_lease_s": _float,
     "reservation_lease_s": _float,
+    "approval_wait_s": _float,
     "webhook_url": _text,
 }
 _VAULT_SECRETS = ("internal_token", "webhook_secret")

@@ -2,11 +2,13 @@
 
 from arbstr.requests._access import Authenticator
 from arbstr.requests._actor import Quote, RequestActor, Requests
+from arbstr.requests._asking import POLL_S, WaitingRoom
 from arbstr.requests._context import Observer, RequestContext, Upstreams
 from arbstr.requests._interface import Caller, ClientGone, ModelRequest, PlainAnswer, Responder
 from arbstr.requests._limits import Limits
 
 __all__ = [
+    "POLL_S",
     "Authenticator",
     "Caller",
     "ClientGone",
@@ -20,4 +22,5 @@ __all__ = [
     "Requests",
     "Responder",
     "Upstreams",
+    "WaitingRoom",
 ]
