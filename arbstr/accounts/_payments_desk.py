@@ -580,9 +580,9 @@ def claim(desk: Desk, job: Job, message: Reserve, approval_id: str) -> str | Non
         _look_up_claim(desk, job, approval_id)
         return None
     if now_ns >= approval.expires_ns:
-        raise _not_granted(evolve(approval, status=ApprovalStatus.TIMED_OUT))
+        raise not_granted(evolve(approval, status=ApprovalStatus.TIMED_OUT))
     if approval.status is ApprovalStatus.PENDING:
-        raise _not_granted(approval)
+        raise not_granted(approval)
     hold = books.holds[approval.transaction_id].row
     _check_claim(message, approval, hold)
     _check_again(books, hold, now_ns)
@@ -638,34 +638,34 @@ def _look_up_claim(desk: Desk, job: Job, approval_id: str) -> None:
         elif row.is_open:  # on disk: our books are old
             desk.park(job, ledger_down=False)
         else:
-            desk.refuse(job, _not_granted(row))
+            desk.refuse(job, not_granted(row))
 
     _ask(desk, job, FindApproval(approval_id=approval_id), found)
 
 
-_WHY_NOT = {
-    ApprovalStatus.PENDING: ("approval_pending", "waits for a human"),
-    ApprovalStatus.DENIED: ("approval_denied", "was denied"),
-    ApprovalStatus.TIMED_OUT: ("approval_timed_out", "has timed out; ask anew without it"),
-    ApprovalStatus.USED: ("approval_used", "has been used; it is good for one request"),
-}
-
-
-def _not_granted(approval: ApprovalRow) -> BillingRefused:
+def not_granted(approval: ApprovalRow) -> BillingRefused:
     """Why nobody gets anything for it, now or ever."""
-    pending = approval.status is ApprovalStatus.PENDING
-    reason, what = _WHY_NOT[approval.status]
-    said = f": {approval.reason}" if approval.status is ApprovalStatus.DENIED and approval.reason else ""
-    return BillingRefused(
-        f"Policy denied: approval {approval.approval_id} {what}{said}",
-        status=409 if pending else 403,
-        reason=reason,
-        details={
-            "approval_id": approval.approval_id,
-            "amount_msat": approval.amount_msat,
-            "expires_ns": approval.expires_ns,
-        },
-    )
+    match approval.status:
+        case ApprovalStatus.PENDING:
+            return _nothing(approval, "waits for a human", status=409, reason="approval_pending")
+        case ApprovalStatus.DENIED:
+            said = f": {approval.reason}" if approval.reason else ""
+            return _nothing(approval, f"was denied{said}", reason="approval_denied")
+        case ApprovalStatus.USED:
+            return _nothing(approval, "has been used; it is good for one request", reason="approval_used")
+        case _:
+            what = "has timed out; send the request without it to ask anew"
+            return _nothing(approval, what, reason="approval_timed_out")
+
+
+def _nothing(approval: ApprovalRow, what: str, *, reason: str, status: int = 403) -> BillingRefused:
+    details: dict[str, int | str] = {
+        "approval_id": approval.approval_id,
+        "amount_msat": approval.amount_msat,
+        "expires_ns": approval.expires_ns,
+    }
+    message = f"Policy denied: approval {approval.approval_id} {what}"
+    return BillingRefused(message, status=status, reason=reason, details=details)
 
 
 def withdraw_request(desk: Desk, job: Job, message: Release) -> None:

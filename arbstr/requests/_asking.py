@@ -14,7 +14,7 @@ import trio
 from attrs import define, field, frozen
 
 from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
-from arbstr.accounts import Approvals, WaitFor
+from arbstr.accounts import Approvals, WaitFor, not_granted
 from arbstr.errors import ApprovalNeeded, ArbstrError, BillingRefused
 from arbstr.requests._purse import Purse
 from arbstr.store import ApprovalRow, ApprovalStatus
@@ -111,7 +111,7 @@ class Asking:
             self.purse.claim(resolved.approval_id)
             return None
         self.purse.put_off()
-        raise _denied(resolved)
+        raise not_granted(resolved)
 
     async def _asked(self, refused: BillingRefused) -> PutOff:
         if isinstance(refused, ApprovalNeeded) and self.approval_id is None:
@@ -130,15 +130,3 @@ class Asking:
         except (ArbstrError, *_UNANSWERED):  # the approval stands all the same, and can be looked at
             return None
         return row
-
-
-def _denied(row: ApprovalRow) -> BillingRefused:
-    denied = row.status is ApprovalStatus.DENIED
-    said = f": {row.reason}" if denied and row.reason else ""
-    what = f"was denied{said}" if denied else "has timed out: nobody decided; send the request again to ask anew"
-    return BillingRefused(
-        f"Policy denied: approval {row.approval_id} {what}",
-        status=403,
-        reason="approval_denied" if denied else f"approval_{row.status}",
-        details={"approval_id": row.approval_id},
-    )
