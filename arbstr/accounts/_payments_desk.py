@@ -838,6 +838,8 @@ def _approval_details(approval: ApprovalRow, payment: PaymentRow | None) -> dict
         details["expires_at"] = approval.expires_ns // NS_PER_MS
     elif approval.decided_by is not None:
         details["by"] = approval.decided_by
+        if approval.reason is not None:
+            details["reason"] = approval.reason
     return details
 
 

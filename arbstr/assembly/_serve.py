@@ -19,7 +19,7 @@ from arbstr.assembly._reload import Reloader
 from arbstr.assembly._vault import Vault
 from arbstr.assembly._views import Gauges, MarketView
 from arbstr.config import Config
-from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
+from arbstr.edge import CannotListen, Gate, Services, addresses_of, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.market import CatalogActor, MarketBoard, UseConfig, WhenReady
 from arbstr.providers import Directory, Fleet
@@ -155,7 +155,8 @@ class _Tree:
             if vault is not None:
                 services.vault = await vault.start(self.config.server, stack)
                 context.approvals = services.vault.approvals
-            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use)
+            addresses = tuple(addresses_of(listeners))
+            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use, addresses)
             await reloader.announce()
             gate = Gate()
             async with trio.open_nursery() as nursery:

@@ -792,6 +792,18 @@ def load_database(path: Path) -> tuple[DatabaseConfig, VaultConfig | None]:
     return config.database, config.vault
 
 
+def load_admin_token(path: Path, environ: Mapping[str, str]) -> Secret | None:
+    """Only ``[server] admin_token`` of a file, for tools that speak to a program which runs by it.
+
+    Raises ConfigError for a problem with it, and for a file that cannot be read or parsed.
+    """
+    config, report = _read(_read_file(path), str(path), environ, lenient=False)
+    problems = [problem for problem in report.problems if problem.key == "server.admin_token"]
+    if problems:
+        raise ConfigError(problems)
+    return config.server.admin_token
+
+
 def with_listen(config: Config, listen: str, *, source: str) -> Config:
     """The same configuration listening elsewhere; ``source`` (the option's name) is used in the ConfigError."""
     try:
