@@ -20,6 +20,7 @@ from tests.live.program import Household, Program, arbstr, mock_provider
 
 ADMIN = "an-admin-token-of-more-than-32-characters"
 HELLO = [{"role": "user", "content": "hello there"}]
+BODY = {"model": "m", "messages": HELLO}
 LIMITS = {"max_transaction_msat": 1_000, "daily_limit_msat": 10_000_000, "approval_timeout_ms": 60_000}
 """Below what a request without a limit of its own may cost here: 4096 completion tokens at 1 sat per 1,000."""
 
@@ -44,10 +45,8 @@ class Office:
 
     def chat(self, **headers: str) -> httpx.Response:
         with self.program.client(self.token) as http:
-            body = {"model": "m", "messages": HELLO}
-            return http.post(
-                "/v1/chat/completions", json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
-            )
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return http.post("/v1/chat/completions", json=BODY, headers=named)
 
     def look(self, approval_id: str) -> dict[str, Any]:
         with self.program.client(self.token) as http:
@@ -128,9 +127,12 @@ def test_an_sdk_that_waits_streams_when_a_human_allows_it(office: Office) -> Non
 
 
 def test_an_sdk_that_waits_raises_with_the_reason_when_a_human_denies_it(office: Office) -> None:
-    with office.deciding("deny", "too dear today") as results, office.sdk() as sdk:
-        with pytest.raises(openai.PermissionDeniedError, match="too dear today") as denied:
-            sdk.chat.completions.create(model="m", messages=HELLO, extra_headers={"prefer": "wait=30"})
+    with (
+        office.deciding("deny", "too dear today") as results,
+        office.sdk() as sdk,
+        pytest.raises(openai.PermissionDeniedError, match="too dear today") as denied,
+    ):
+        sdk.chat.completions.create(model="m", messages=HELLO, extra_headers={"prefer": "wait=30"})
     assert denied.value.body["reason"] == "approval_denied"  # type: ignore[index]  # a dict
     assert results[0].stdout.split("\t")[1].strip() == "denied"
     assert office.household.check().open_holds == 0
@@ -184,7 +186,7 @@ def test_nobody_else_sees_or_uses_an_approval(office: Office) -> None:
     with office.program.client(other) as http:
         assert http.get(f"/v1/approvals/{approval_id}").status_code == 404
         headers = {"x-arbstr-approval": approval_id}
-        answer = http.post("/v1/chat/completions", json={"model": "m", "messages": HELLO}, headers=headers)
+        answer = http.post("/v1/chat/completions", json=BODY, headers=headers)
     assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "approval_not_found")
     with office.admin as http:
         assert http.get(f"/v1/approvals/{approval_id}").json()["status"] == "approved"
@@ -192,8 +194,7 @@ def test_nobody_else_sees_or_uses_an_approval(office: Office) -> None:
 
 def test_a_question_is_withdrawn_when_its_client_leaves(office: Office) -> None:
     with office.program.client(office.token, timeout_s=0.5) as http, pytest.raises(httpx.ReadTimeout):
-        body = {"model": "m", "messages": HELLO}
-        http.post("/v1/chat/completions", json=body, headers={"prefer": "wait=30"})
+        http.post("/v1/chat/completions", json=BODY, headers={"prefer": "wait=30"})
     deadline = time.monotonic() + 10
     while office.household.check().open_holds and time.monotonic() < deadline:
         time.sleep(0.05)
