@@ -24,6 +24,7 @@ from arbstr.edge import serve as serve_edge
 from arbstr.market import CatalogActor, MarketBoard, UseConfig, WhenReady
 from arbstr.providers import Directory, Fleet
 from arbstr.requests import (
+    MAX_WAITING,
     Authenticator,
     Caller,
     Limits,
@@ -203,7 +204,10 @@ class _Tree:
             stream_cost_event=server.stream_cost_event,
             heartbeat_s=server.heartbeat_s,
             limits=self.limits,
-            waiting_room=WaitingRoom(self.config.vault.approval_wait_s if self.config.vault else 0.0),
+            waiting_room=WaitingRoom(
+                self.config.vault.approval_wait_s if self.config.vault else 0.0,
+                places=min(MAX_WAITING, max(1, server.max_requests // 4)),
+            ),
         )
 
     def router(self) -> Router:

@@ -22,7 +22,8 @@ from arbstr.store import ApprovalRow, ApprovalStatus
 T = TypeVar("T")
 
 MAX_WAITING = 256
-"""Requests that wait for a human at once: each has a place among those in flight, of which others need some too."""
+"""Requests that wait for a human at once, and at most a quarter of those that may be in flight: the others need places
+too."""
 POLL_S = 5
 """What a client is told to wait before it looks again."""
 _UNANSWERED = (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning)

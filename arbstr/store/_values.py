@@ -348,8 +348,8 @@ class ReceiptRow:
     policy: str | None
     stream: bool
     outcome: str
-    """``ok``, ``failed``, ``stream_incomplete``, ``client_disconnected``, ``budget_exhausted``, ``shutdown`` or
-    ``crashed``."""
+    """``ok``, ``failed``, ``stream_incomplete``, ``client_disconnected``, ``budget_exhausted``, ``pending_approval``,
+    ``shutdown`` or ``crashed``."""
     http_status: int
     error: str | None
     prompt_tokens: int | None

@@ -704,6 +704,18 @@ async def test_no_token_is_ever_told_again(vault: Vault) -> None:
     assert agent.token[4:] not in json.dumps(await agent.history())
 
 
+async def test_no_route_shows_an_agent_anything_of_another(vault: Vault) -> None:
+    agent, other = await vault.agent(5, name="one"), await vault.agent(50_000, name="other")
+    minted = (await other.call("POST", f"/agents/{other.id}/budgets", {"amount_msat": 1_000})).body
+    helper = vault.with_token(other.id, minted["token"])
+    for route in VAULT_ROUTES:
+        for caller, owner in ((other, agent), (helper, other)):
+            path = route.path.replace("{id}", owner.id).replace("{", "").replace("}", "")
+            reply = await caller.call(route.method, path)
+            assert reply.status == (403 if route.auth == "agent" else 401), route
+            assert set(reply.body) == {"error"}, route
+
+
 async def test_every_route_refuses_who_may_not_use_it(vault: Vault) -> None:
     agent = await vault.agent(5)
     wrong = {"admin": agent.call, "agent": vault.admin, "internal": vault.admin}

@@ -17,6 +17,7 @@ from arbstr.requests import ModelRequest, PlainAnswer, WaitingRoom
 from arbstr.store import ApprovalRow, FindApproval, PendingApprovals, Question
 from tests.requests.rig import CHEAP, DEAR, DONE, Answer, Client, World, piece, says, streams, usage
 from tests.requests.test_cancellation import LAST_STEP, At
+from tests.requests.test_ledger import failing
 
 LIMITS: dict[str, Any] = {
     "max_transaction_msat": 100,
@@ -391,3 +392,64 @@ async def withdraw_what_is_left(world: World, scene: Any) -> None:
         assert world.accounts is not None
         message = Release(row.approval_id, "of the test", None, withdraw=True)
         await world.accounts.ask(world.agent.agent_id, message)
+
+
+# The ledger is away
+
+
+async def test_nobody_is_asked_when_the_question_cannot_be_written(world: World, office: Any) -> None:
+    a = world.provider("a", says())
+    world.ledger.broken = failing("reserve")
+    with trio.fail_after(2):
+        error = await refusal(world, asking(world, wait_s=50))
+    assert (error["status"], error["reason"]) == (503, "ledger_unavailable")
+    world.ledger.recover()
+    assert (a.requests, await pending(world)) == ([], [])
+    await world.check_closed(spent=0)
+
+
+async def test_nothing_is_sent_and_the_grant_stays_when_it_cannot_be_taken(world: World, office: Any) -> None:
+    a = world.provider("a", says("hello", usage(10, 20)))
+    body = await put_off(world)
+    await decide(world)
+    world.ledger.broken = failing("approval")
+    error = await refusal(world, asking(world, approval_id=body["id"]))
+    assert (error["status"], error["reason"]) == (503, "ledger_unavailable")
+    assert a.requests == []
+    world.ledger.recover()
+    answer = await world.chat(asking(world, approval_id=body["id"]))
+    assert answer is not None
+    assert answer.status == 200
+    await world.check_closed(spent=CHEAP.cost_msat(10, 20))
+
+
+async def test_the_request_is_refused_and_withdrawn_when_its_grant_cannot_be_taken(world: World, office: Any) -> None:
+    world.provider("a", says())
+    errors: list[dict[str, Any]] = []
+    original = failing("approval")
+
+    async def ask_for_it() -> None:
+        errors.append(await refusal(world, asking(world, wait_s=50)))
+
+    def broken(change: Any) -> Exception | None:
+        claims = getattr(change, "key", "").startswith("claim:")
+        return original(change) if claims else None
+
+    world.ledger.broken = broken
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_for_it)
+        await decide(world)
+    assert (errors[0]["status"], errors[0]["reason"]) == (503, "ledger_unavailable")
+    world.ledger.recover()
+    assert await pending(world) == []
+    await world.check_closed(spent=0)
+
+
+async def test_the_operator_is_told_when_a_request_lets_the_balance_fall_below_the_floor(
+    world: World, office: Any
+) -> None:
+    world.provider("a", says("hello", usage(10, 20)))
+    await limit(world, max_transaction_msat=10_000, daily_limit_msat=10_000, alert_floor_msat=1_000_000)
+    await world.chat()
+    await world.until(lambda: bool(world.rows("SELECT 1 FROM outbox WHERE event = 'balance_alert'")))
+    await world.check_closed(spent=CHEAP.cost_msat(10, 20))
