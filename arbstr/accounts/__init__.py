@@ -31,7 +31,7 @@ from arbstr.accounts._messages import (
     Sweep,
     Unfreeze,
 )
-from arbstr.accounts._now import deposit_now
+from arbstr.accounts._now import deposit_now, find_agent
 from arbstr.accounts._payment_messages import Decided, RequestApproval
 from arbstr.accounts._payments import Execute, Payments, SendPayment
 from arbstr.accounts._payments_desk import not_granted
@@ -84,6 +84,7 @@ __all__ = [
     "check_payment",
     "check_request",
     "deposit_now",
+    "find_agent",
     "not_granted",
     "request_approval",
     "resolve_orphans",

@@ -137,9 +137,9 @@ class Books:
         use = self._use.get(budget_id)
         return (use.held_msat, use.holds) if use else (0, 0)
 
-    def awaits_approval(self, transaction_id: str) -> bool:
-        """Whether a hold is an open approval's, and so nobody else's to end."""
-        return any(row.transaction_id == transaction_id for row in self.approvals.values())
+    def awaits_approval(self, key: str) -> bool:
+        """Whether a request's hold is an open approval's, whose id it then has as its key: nobody else may end it."""
+        return key in self.approvals
 
     # What is done to them
 

@@ -15,25 +15,23 @@ from arbstr.store import (
     ListAgents,
     ReadAccount,
     StoreError,
-    derived_hold_id,
 )
 
 
 def deposit_now(ledger: Ledger, agent: str, amount_msat: int, key: str) -> AccountRow:
     """Credit an agent, named by its id or by a name that only one has. Durable when this returns.
 
-    A repeat with the same ``key`` for the same agent changes nothing and returns the account as it is, also when the
-    first one came over HTTP: both give it the same transaction id. Raises StoreError for an agent that is unknown or
-    ambiguous, and for a key that was used for another amount; ValueError for an amount that is not positive or absurd.
+    A repeat with the same ``key`` changes nothing and returns the account as it is. Raises StoreError for an agent that
+    is unknown or ambiguous, and for a key that was used for another agent or amount; ValueError for an amount that is
+    not positive or absurd.
     """
     agent_id = find_agent(ledger, agent)
-    transaction_id = derived_hold_id("deposit", agent_id, key)
     account = ledger.ask_now(ReadAccount(agent_id))
     move = rules.deposit(account, amount_msat)
     try:
-        ledger.commit_now(deposit_change(account, move, amount_msat, transaction_id))
+        ledger.commit_now(deposit_change(account, move, amount_msat, key))
     except DuplicateKey:
-        return _repeated(ledger, agent_id, amount_msat, key, transaction_id)
+        return _repeated(ledger, agent_id, amount_msat, key)
     return move.after
 
 
@@ -50,8 +48,8 @@ def deposit_change(account: AccountRow, move: rules.Move, amount_msat: int, key:
     )
 
 
-def _repeated(ledger: Ledger, agent_id: str, amount_msat: int, key: str, transaction_id: str) -> AccountRow:
-    first = ledger.ask_now(FindDeposit(transaction_id))
+def _repeated(ledger: Ledger, agent_id: str, amount_msat: int, key: str) -> AccountRow:
+    first = ledger.ask_now(FindDeposit(key))
     if first is None or (first.account.agent_id, first.amount_msat) != (agent_id, amount_msat):
         whom, amount = (first.account.agent_id, first.amount_msat) if first else ("another operation", 0)
         raise StoreError(f"the key {key!r} was used before, for {amount} msat to {whom}; use another key")

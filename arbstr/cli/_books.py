@@ -59,9 +59,15 @@ class StoredBooks:
         return self._store.add_agent_now(name)
 
     def deposit(self, agent: str, amount_msat: Msat, key: str) -> Credit:
-        from arbstr.accounts import deposit_now
+        from arbstr.accounts import deposit_now, find_agent
+        from arbstr.store import StoreError, derived_hold_id
 
-        account = deposit_now(self._store, agent, amount_msat, key)
+        agent_id = find_agent(self._store, agent)
+        transaction_id = derived_hold_id("deposit", agent_id, key)  # as over HTTP, so that it counts once by either way
+        try:
+            account = deposit_now(self._store, agent_id, amount_msat, transaction_id)
+        except StoreError as error:
+            raise Refused(str(error).replace(transaction_id, key)) from error
         return Credit(account.agent_id, account.available_msat)
 
 
