@@ -14,6 +14,7 @@ ArbstrError                     anything that ends a request; knows its HTTP sta
 │   ├── RateLimited             429  this client, or all together, ask for more than is allowed
 │   └── UpstreamRejected        4xx  the provider says that the request is at fault; its body is passed on
 ├── BillingRefused              402, 403 or 429: the account does not allow it
+│   └── ApprovalNeeded          403  unless a human does
 └── ServiceError                ours or a provider's
     ├── ProviderFailed          502  the last provider tried broke; or 429 when it was a rate limit
     ├── NoProviderAvailable     503  every candidate is shut out
@@ -172,6 +173,13 @@ class BillingRefused(ArbstrError):
     @property
     def code(self) -> str:
         return f"vault_{self.status}"
+
+
+class ApprovalNeeded(BillingRefused):
+    """A request is larger than one transaction may be, and the policy says that a human may be asked about it."""
+
+    status = 403
+    reason = "exceeds_max_transaction"
 
 
 class ServiceError(ArbstrError):

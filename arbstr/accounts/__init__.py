@@ -31,9 +31,10 @@ from arbstr.accounts._messages import (
     Sweep,
     Unfreeze,
 )
-from arbstr.accounts._now import deposit_now
+from arbstr.accounts._now import deposit_now, find_agent
 from arbstr.accounts._payment_messages import Decided, RequestApproval
 from arbstr.accounts._payments import Execute, Payments, SendPayment
+from arbstr.accounts._payments_desk import not_granted
 from arbstr.accounts._policy import PaymentDecision, Verdict, check_payment, check_request
 from arbstr.accounts._recovery import resolve_orphans
 from arbstr.accounts._webhooks import Replay, TellingLedger, Wake, Webhooks, WebhookTarget
@@ -83,6 +84,8 @@ __all__ = [
     "check_payment",
     "check_request",
     "deposit_now",
+    "find_agent",
+    "not_granted",
     "request_approval",
     "resolve_orphans",
 ]

@@ -235,6 +235,9 @@ class AgentAccountActor(TrioActor):
     # Decisions
 
     def _reserve(self, job: Job, message: Reserve) -> None:
+        if message.approval_id is not None:
+            self._claim(job, message, message.approval_id)
+            return
         books = self.books
         known = books.holds.get(message.key)
         if known is not None:
@@ -289,6 +292,11 @@ class AgentAccountActor(TrioActor):
         self.commit(change, job, message.key, Held(message.key, message.amount_msat, move.after.available_msat))
         self._own(books.holds[message.key], message)
 
+    def _claim(self, job: Job, message: Reserve, approval_id: str) -> None:
+        granted = payments_desk.claim(self, job, message, approval_id)
+        if granted is not None:
+            self._own(self.books.holds[granted], message)
+
     def _lease_until(self, message: Reserve | Extend | Renew, now_ns: int) -> int:
         return now_ns + (self.lease_ns if message.lease_s is None else int(message.lease_s * NS))
 
@@ -303,7 +311,7 @@ class AgentAccountActor(TrioActor):
 
     def _own(self, hold: OpenHold, message: Reserve) -> None:
         if message.owner is not None:
-            hold.owner = self._owners[message.key] = message.owner
+            hold.owner = self._owners[hold.row.key] = message.owner
 
     def _answer_from_hold(self, job: Job, hold: OpenHold) -> None:
         """It holds enough as it is; said only when that is on disk (M6)."""
@@ -352,7 +360,14 @@ class AgentAccountActor(TrioActor):
         self._end_hold(job, message, message.charge_msat)
 
     def _release(self, job: Job, message: Release) -> None:
-        self._end_hold(job, message, 0)
+        if not self.books.awaits_approval(message.key):
+            self._end_hold(job, message, 0)
+        elif message.withdraw:
+            payments_desk.withdraw_request(self, job, message)
+        elif message.receipt is not None:
+            self._end_nothing(job, message)
+        else:
+            raise _pending(message.key)
 
     def _end_hold(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
         books, hold = self.books, self._open_request(message.key)
@@ -428,6 +443,8 @@ class AgentAccountActor(TrioActor):
             self._look_up_end(job, message, charge_msat)
         elif ended.charged_msat != charge_msat:
             raise _ended_otherwise(message.key, ended.charged_msat, charge_msat)
+        elif _is_withdrawal(message):
+            self._end_nothing(job, message)
         elif ended.operation is not None:
             ended.operation.jobs.append(job)
         else:
@@ -445,6 +462,8 @@ class AgentAccountActor(TrioActor):
                 self.park(job, ledger_down=False)
             elif row.charged_msat != charge_msat:
                 self.refuse(job, _ended_otherwise(message.key, row.charged_msat, charge_msat))
+            elif _is_withdrawal(message):
+                self._end_nothing(job, message)
             else:
                 account = self._books.account if self._books else AccountRow(self.agent_id)
                 job.reply.set(Ended(message.key, charge_msat, account.available_msat, account.debt_msat))
@@ -728,6 +747,11 @@ def _pending(key: str) -> BillingRefused:
 def _pointless(job: Job) -> bool:
     """Whoever asked has gone away since. Of a hold, a release is on its way, or its lease runs out."""
     return job.awaited and job.reply.abandoned and type(job.message) in NOTHING_UNHEARD
+
+
+def _is_withdrawal(message: Settle | Release) -> bool:
+    """Of a request whose approval was denied or has timed out by itself, which has filed no receipt."""
+    return isinstance(message, Release) and message.withdraw
 
 
 def _ended_otherwise(key: str, first_msat: int, now_msat: int) -> BillingRefused:

@@ -20,11 +20,12 @@ from arbstr.assembly._reload import Reloader
 from arbstr.assembly._vault import Vault
 from arbstr.assembly._views import Gauges, MarketView
 from arbstr.config import Config
-from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
+from arbstr.edge import CannotListen, Gate, Services, addresses_of, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.market import CatalogActor, MarketBoard, UseConfig, WhenReady
 from arbstr.providers import Directory, Fleet
 from arbstr.requests import (
+    MAX_WAITING,
     Authenticator,
     Caller,
     Limits,
@@ -33,6 +34,7 @@ from arbstr.requests import (
     RequestContext,
     Requests,
     Responder,
+    WaitingRoom,
 )
 from arbstr.routing import Router, RunningMean
 from arbstr.store import NewAgent, OrphanedHolds, Store, StoreError, TokenRow, quick_check
@@ -155,7 +157,9 @@ class _Tree:
             services = self._services(context, requests, metrics)
             if vault is not None:
                 services.vault = await vault.start(self.config.server, stack)
-            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use)
+                context.approvals = services.vault.approvals
+            addresses = tuple(addresses_of(listeners))
+            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use, addresses)
             await reloader.announce()
             gate = Gate()
             async with trio.open_nursery() as nursery:
@@ -202,6 +206,10 @@ class _Tree:
             stream_cost_event=server.stream_cost_event,
             heartbeat_s=server.heartbeat_s,
             limits=self.limits,
+            waiting_room=WaitingRoom(
+                self.config.vault.approval_wait_s if self.config.vault else 0.0,
+                places=min(MAX_WAITING, max(1, server.max_requests // 4)),
+            ),
         )
 
     def router(self) -> Router:
@@ -304,6 +312,7 @@ async def _listen_to_signals(
                 else:
                     logger.info("received %s, stopping: requests in flight may end", name)
                     context.stopping = True
+                    context.waiting_room.close()
                     told_to_stop.set()
 
 

@@ -172,6 +172,7 @@ _VAULT: dict[str, Reader] = {
     "default_reserve_tokens": _integer,
     "hold_lease_s": _float,
     "reservation_lease_s": _float,
+    "approval_wait_s": _float,
     "webhook_url": _text,
 }
 _VAULT_SECRETS = ("internal_token", "webhook_secret")
@@ -803,6 +804,18 @@ def load_database(path: Path) -> tuple[DatabaseConfig, VaultConfig | None]:
     if problems:
         raise ConfigError(problems)
     return config.database, config.vault
+
+
+def load_admin_token(path: Path, environ: Mapping[str, str]) -> Secret | None:
+    """Only ``[server] admin_token`` of a file, for tools that speak to a program which runs by it.
+
+    Raises ConfigError for a problem with it, and for a file that cannot be read or parsed.
+    """
+    config, report = _read(_read_file(path), str(path), environ, lenient=False)
+    problems = [problem for problem in report.problems if problem.key == "server.admin_token"]
+    if problems:
+        raise ConfigError(problems)
+    return config.server.admin_token
 
 
 def with_listen(config: Config, listen: str, *, source: str) -> Config:

@@ -152,6 +152,8 @@ class VaultConfig:
     """For holds that other cores make over HTTP. The predecessor's core gives no sign of life before it settles, so
     this must be longer than any request, and than the time after which such a core comes back to settle what it owes.
     """
+    approval_wait_s: float = field(default=300.0, validator=Rule(_rules.seconds(0, 3_600)))
+    """The most that a request waits for a human with its connection open (``Prefer: wait``); 0: none does."""
     internal_token: Secret | None = field(default=None, validator=Rule(_long_token))
     """Who presents it may reserve and settle for any agent; None: nobody may, over HTTP."""
     webhook_url: str | None = field(default=None, validator=Rule(_webhook_url))

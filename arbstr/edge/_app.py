@@ -37,7 +37,7 @@ from arbstr.errors import (
     ShuttingDown,
     UnsupportedMediaType,
 )
-from arbstr.requests import Caller, ClientGone, ModelRequest, PlainAnswer
+from arbstr.requests import POLL_S, Caller, ClientGone, ModelRequest, PlainAnswer
 
 logger = logging.getLogger("arbstr.edge")
 
@@ -92,6 +92,7 @@ class EdgeApp:
             Page.STATS: self._stats,
             Page.REQUESTS: self._requests,
             Page.REQUEST: self._receipt,
+            Page.APPROVAL: self._approval,
             Page.PROVIDERS: self._providers,
             Page.METRICS: self._metrics,
         }
@@ -190,6 +191,12 @@ class EdgeApp:
             return _json(await self._analytics.receipt(ask.caller, ask.name))
         raise _expired()
 
+    async def _approval(self, ask: Ask) -> PlainAnswer:
+        with ask.visit.scope:
+            body, pending = await self._analytics.approval(ask.caller, ask.name)
+            return PlainAnswer(200, (JSON_TYPE, *([(b"retry-after", b"%d" % POLL_S)] if pending else ())), body)
+        raise _expired()
+
     async def _providers(self, ask: Ask) -> PlainAnswer:
         services = self._services
         return _json(providers_body(services.providers(), services.market(), ask.caller, trio.current_time()))
@@ -244,6 +251,8 @@ class EdgeApp:
             stream_cost=headers.stream_cost or config.stream_cost_event,
             caller=ask.caller,
             call=call,
+            approval_id=headers.approval_id,
+            wait_s=headers.wait_s or 0,
             complexity=headers.complexity,
         )
 

@@ -148,11 +148,11 @@ class AccountsVault:
         row: BearerRow = await self.accounts.ask(agent_id, RevokeToken(token_id))
         return row
 
-    async def approve(self, approval_id: str) -> Resolved:
-        return await self._resolve(Resolve(approval_id, "approve", "operator", wait_s=EXECUTION_WAIT_S))
+    async def approve(self, approval_id: str, by: str, reason: str | None) -> Resolved:
+        return await self._resolve(Resolve(approval_id, "approve", by, reason, wait_s=EXECUTION_WAIT_S))
 
-    async def deny(self, approval_id: str, reason: str | None) -> Resolved:
-        return await self._resolve(Resolve(approval_id, "deny", "operator", reason))
+    async def deny(self, approval_id: str, by: str, reason: str | None) -> Resolved:
+        return await self._resolve(Resolve(approval_id, "deny", by, reason))
 
     async def _resolve(self, message: Resolve) -> Resolved:
         decided: Decided = await _ask_actor(self.approvals, message, 2 * message.wait_s + MARGIN_S)

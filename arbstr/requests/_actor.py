@@ -122,6 +122,7 @@ class RequestActor(TrioActor):
             correlation_id=request.correlation_id,
             owner=self.actor_ref,
             budget_id=request.caller.budget_id,
+            approval_id=request.approval_id,
         )
 
     def on_stop(self) -> None:

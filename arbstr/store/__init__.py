@@ -32,6 +32,7 @@ from arbstr.store._ids import (
     new_hold_id,
     new_token_id,
     new_ulid,
+    request_hold_id,
 )
 from arbstr.store._journal import HoldTotals, read_account, read_deposit, read_hold, read_hold_totals, read_open_holds
 from arbstr.store._ledger import (
@@ -130,6 +131,7 @@ from arbstr.store._vault_queries import (
     HistoryRow,
     ListPage,
     find_agent,
+    find_approval,
     find_payment,
     find_reservation,
     latest_policy,
@@ -241,6 +243,7 @@ __all__ = [
     "derived_hold_id",
     "find_agent",
     "find_agent_id",
+    "find_approval",
     "find_payment",
     "find_receipt",
     "find_receipt_by_number",
@@ -279,6 +282,7 @@ __all__ = [
     "read_hold_totals",
     "read_open_holds",
     "recorded_usage",
+    "request_hold_id",
     "requests_after",
     "restore",
     "statistics_of",

@@ -59,6 +59,8 @@ Connection = sqlite3.Connection
 AFTER_ALL_IDS = "~"
 _UNFINISHED = "state IN ('pending_approval', 'held', 'sending', 'unknown')"
 """As in the index, which is not used otherwise."""
+_WAITING, _GRANTED = "status = 'pending'", "status = 'approved' AND kind = 'request'"
+"""Approvals that are open, each with its index."""
 
 
 def answer(db: Connection, question: Question[A]) -> A:
@@ -85,13 +87,7 @@ def _load_account(db: Connection, question: LoadAccount) -> LoadedAccount:
             f"payments WHERE agent_id = ? AND {_UNFINISHED} ORDER BY transaction_id",
             agent_id,
         ),
-        approvals=_select(
-            db,
-            approval_row,
-            APPROVAL_COLUMNS,
-            "approvals WHERE agent_id = ? AND status = 'pending' ORDER BY approval_id",
-            agent_id,
-        ),
+        approvals=_open_approvals(db, agent_id),
         spends=tuple(
             db.execute(
                 "SELECT ended_ns, charged_msat FROM holds WHERE agent_id = ? AND charged_msat > 0 AND ended_ns > ? "
@@ -112,6 +108,24 @@ def _load_account(db: Connection, question: LoadAccount) -> LoadedAccount:
             now_ns,
         ),
     )
+
+
+def _open_approvals(db: Connection, agent_id: str) -> tuple[ApprovalRow, ...]:
+    found = [
+        row
+        for which in (_WAITING, _GRANTED)
+        for row in _select(db, approval_row, APPROVAL_COLUMNS, f"approvals WHERE agent_id = ? AND {which}", agent_id)
+    ]
+    return tuple(sorted(found, key=lambda row: row.approval_id))
+
+
+def _pending_approvals(db: Connection, _: PendingApprovals) -> tuple[ApprovalRow, ...]:
+    found = [
+        row
+        for which in (_WAITING, _GRANTED)
+        for row in _select(db, approval_row, APPROVAL_COLUMNS, f"approvals WHERE {which}")
+    ]
+    return tuple(sorted(found, key=lambda row: (row.expires_ns, row.approval_id)))
 
 
 def _policies(db: Connection, agent_id: str, now_ns: int) -> tuple[PolicyRow, ...]:
@@ -195,8 +209,8 @@ def _tokens_of(db: Connection, question: TokensOf) -> tuple[TokenRow, ...]:
 
 
 def _orphaned_holds(db: Connection, _: OrphanedHolds) -> tuple[HoldRow, ...]:
-    pending = {key for (key,) in db.execute("SELECT transaction_id FROM approvals WHERE status = 'pending'")}
-    return tuple([hold for hold in read_open_holds(db) if hold.kind == "request" and hold.key not in pending])
+    open_ones = {row.transaction_id for row in _pending_approvals(db, PendingApprovals())}
+    return tuple([hold for hold in read_open_holds(db) if hold.kind == "request" and hold.key not in open_ones])
 
 
 def _due_events(db: Connection, question: DueEvents) -> tuple[EventRow, ...]:
@@ -231,9 +245,7 @@ _ANSWERS: dict[type, Callable[[Connection, Any], Any]] = {
     UnfinishedPayments: lambda db, _: _select(
         db, payment_row, PAYMENT_COLUMNS, f"payments WHERE {_UNFINISHED} ORDER BY transaction_id"
     ),
-    PendingApprovals: lambda db, _: _select(
-        db, approval_row, APPROVAL_COLUMNS, "approvals WHERE status = 'pending' ORDER BY expires_ns, approval_id"
-    ),
+    PendingApprovals: _pending_approvals,
     DeadEvents: _dead_events,
     DueEvents: _due_events,
     FindEvent: lambda db, question: _one(db, event_row, EVENT_COLUMNS, "outbox WHERE event_id = ?", question.event_id),

@@ -147,13 +147,15 @@ _WRONG_PAYMENTS = f"""
         ELSE coalesce(h.state, 'released') != 'released' END
     LIMIT ?"""  # noqa: S608 - a constant of ours
 _WRONG_APPROVALS = f"""
-    SELECT a.approval_id, coalesce(h.state, 'missing'), coalesce(p.state, 'missing')
+    SELECT a.approval_id, a.status, coalesce(h.state, 'missing'), coalesce(p.state, 'missing')
     FROM approvals a LEFT JOIN holds h ON h.key = a.transaction_id AND h.agent_id = a.agent_id
         LEFT JOIN payments p ON p.transaction_id = a.transaction_id
-    WHERE a.status = 'pending' AND (h.state IS NOT 'open' OR h.amount_msat < a.amount_msat
-        OR (a.kind != 'request' AND p.state IS NOT 'pending_approval'))
+    WHERE (a.status = 'pending' OR (a.status = 'approved' AND a.kind = 'request'))
+        AND (h.state IS NOT 'open' OR h.amount_msat < a.amount_msat
+            OR (a.kind != 'request' AND p.state IS NOT 'pending_approval'))
     UNION ALL
-    SELECT p.transaction_id, 'unknown', p.state FROM payments p WHERE {_OPEN_PAYMENTS} AND p.state = 'pending_approval'
+    SELECT p.transaction_id, 'pending', 'unknown', p.state FROM payments p
+    WHERE {_OPEN_PAYMENTS} AND p.state = 'pending_approval'
         AND NOT EXISTS (SELECT 1 FROM approvals a WHERE a.transaction_id = p.transaction_id AND a.status = 'pending')
     LIMIT ?"""  # noqa: S608 - constants of ours
 _WRONG_BUDGETS = """
@@ -180,8 +182,8 @@ def _vault_problems(db: sqlite3.Connection) -> Iterator[str]:
         "AND NOT EXISTS (SELECT 1 FROM payments WHERE transaction_id = holds.key) LIMIT ?"
     ):
         yield f"hold {hold_id} is of a {kind} that there is not"
-    for approval_id, hold, payment in found(_WRONG_APPROVALS):
-        yield f"approval {approval_id} is pending, but its hold is {hold} and its payment {payment}"
+    for approval_id, status, hold, payment in found(_WRONG_APPROVALS):
+        yield f"approval {approval_id} is {status}, but its hold is {hold} and its payment {payment}"
     for budget_id, spent, charged in found(_WRONG_BUDGETS):
         yield f"budget {budget_id} has spent {spent} msat, but its agent's holds were charged {charged} for it"
     for token_id, budget_id in found(

@@ -305,7 +305,10 @@ class MemoryBooks:
         _require((row.status is ApprovalStatus.PENDING) == (row.resolved_ns is None), "an approval half decided")
         known = self._replaced(self.approvals, row.approval_id, row)
         if known is not None:
-            _require(known.status in (ApprovalStatus.PENDING, row.status), "an approval decided twice")
+            later = (ApprovalStatus.USED, ApprovalStatus.TIMED_OUT)
+            goes_on = known.is_open and known.status is ApprovalStatus.APPROVED and row.status in later
+            decided_twice = known.status not in (ApprovalStatus.PENDING, row.status) and not goes_on
+            _require(not decided_twice, "an approval decided twice")
         self.put(self.approvals, row.approval_id, _stored(row))
 
     def write_payment(self, row: PaymentRow) -> None:
@@ -475,7 +478,7 @@ class MemoryBooks:
         return tuple([row for _, row in sorted(self.payments.items()) if row.state not in FINAL])
 
     def _pending(self) -> list[ApprovalRow]:
-        return [row for _, row in sorted(self.approvals.items()) if row.status is ApprovalStatus.PENDING]
+        return [row for _, row in sorted(self.approvals.items()) if row.is_open]
 
     def pending_approvals(self) -> tuple[ApprovalRow, ...]:
         return tuple(sorted(self._pending(), key=lambda row: (row.expires_ns, row.approval_id)))

@@ -243,7 +243,7 @@ CREATE TABLE approvals (
     transaction_id  TEXT NOT NULL,
     amount_msat     INTEGER NOT NULL CHECK (amount_msat >= 0),
     destination     TEXT,
-    status          TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'timed_out')),
+    status          TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'timed_out', 'used')),
     created_ns      INTEGER NOT NULL,
     expires_ns      INTEGER NOT NULL,
     resolved_ns     INTEGER,
@@ -252,9 +252,11 @@ CREATE TABLE approvals (
     CHECK ((status = 'pending') = (resolved_ns IS NULL))
 ) STRICT;
 CREATE INDEX approvals_pending ON approvals (agent_id) WHERE status = 'pending';
+CREATE INDEX approvals_granted ON approvals (agent_id) WHERE status = 'approved' AND kind = 'request';
 CREATE INDEX approvals_transaction ON approvals (transaction_id);
 CREATE TRIGGER approvals_decided_once BEFORE UPDATE ON approvals
-    WHEN old.status != 'pending' AND new.status != old.status
+    WHEN old.status != 'pending' AND new.status != old.status AND NOT
+        (old.status = 'approved' AND old.kind = 'request' AND new.status IN ('used', 'timed_out'))
     BEGIN SELECT RAISE(ABORT, 'an approval is decided once'); END;
 
 CREATE TABLE payments (

@@ -129,11 +129,18 @@ class ApprovalStatus(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     TIMED_OUT = "timed_out"
+    """Nobody decided in time; or, of a request, nobody came for what was granted."""
+    USED = "used"
+    """Of a request: what was granted has been taken, once."""
 
 
 @frozen
 class ApprovalRow:
-    """A question to a human. ``kind`` is ``payment``, ``withdrawal`` or ``request``."""
+    """A question to a human. ``kind`` is ``payment``, ``withdrawal`` or ``request``.
+
+    A payment goes on by itself when it is approved. A request has to come for its money: it is *open* until it has, or
+    until ``expires_ns``, which is then the time for that.
+    """
 
     approval_id: str
     agent_id: str
@@ -147,6 +154,12 @@ class ApprovalRow:
     resolved_ns: int | None = None
     decided_by: str | None = None
     reason: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """It waits for a human, or for the request that a human has allowed; money is held for it."""
+        granted = self.status is ApprovalStatus.APPROVED and self.kind == "request"
+        return granted or self.status is ApprovalStatus.PENDING
 
 
 class PaymentState(StrEnum):
@@ -335,8 +348,8 @@ class ReceiptRow:
     policy: str | None
     stream: bool
     outcome: str
-    """``ok``, ``failed``, ``stream_incomplete``, ``client_disconnected``, ``budget_exhausted``, ``shutdown`` or
-    ``crashed``."""
+    """``ok``, ``failed``, ``stream_incomplete``, ``client_disconnected``, ``budget_exhausted``, ``pending_approval``,
+    ``shutdown`` or ``crashed``."""
     http_status: int
     error: str | None
     prompt_tokens: int | None

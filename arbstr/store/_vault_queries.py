@@ -223,6 +223,12 @@ def find_reservation(db: sqlite3.Connection, agent_id: str, name: str) -> HoldRo
     return next(iter(_rows(db, hold_row, HOLD_COLUMNS, rest, name, name, agent_id)), None)
 
 
+def find_approval(db: sqlite3.Connection, approval_id: str, agent_id: str | None = None) -> ApprovalRow | None:
+    """One that a request asked for, of this agent; None: of anyone."""
+    rest = "approvals WHERE approval_id = ? AND kind = 'request' AND agent_id = coalesce(?, agent_id)"
+    return next(iter(_rows(db, approval_row, APPROVAL_COLUMNS, rest, approval_id, agent_id)), None)
+
+
 def list_approvals(
     db: sqlite3.Connection, *, pending_only: bool, after: str = "", limit: int = MAX_LIST
 ) -> ListPage[ApprovalRow]:
