@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -12,11 +13,11 @@ from attrs import evolve
 
 from actors import TrioActorRef
 from arbstr.accounts import Approvals, Freeze, Release, Resolve, SetPolicy
-from arbstr.errors import BillingRefused
-from arbstr.requests import ModelRequest, PlainAnswer, WaitingRoom
+from arbstr.errors import BillingRefused, InternalError
+from arbstr.requests import ModelRequest, PlainAnswer, RequestActor, WaitingRoom
 from arbstr.store import ApprovalRow, FindApproval, PendingApprovals, Question
 from tests.requests.rig import CHEAP, DEAR, DONE, Answer, Client, World, piece, says, streams, usage
-from tests.requests.test_cancellation import LAST_STEP, At
+from tests.requests.test_cancellation import LAST_STEP, At, _is_of_a_request
 from tests.requests.test_ledger import failing
 
 LIMITS: dict[str, Any] = {
@@ -354,28 +355,69 @@ async def test_nothing_is_held_or_spent_unseen_when_the_client_leaves_at_any_ste
     world: World, office: Any, scene: Any
 ) -> None:
     world.provider("a", says(), breaker_failures=1_000)
-    outcomes: dict[str, int] = {}
+    outcomes: Counter[str] = Counter()
     for step in range(LAST_STEP):
-        world.transports["a"].answers = [says("x", usage(10, 20))]
-        if scene is streaming:
-            world.transports["a"].answers = [streams(piece("one"), piece("two"), DONE)]
-        request = await scene(world)
+        request = await begin(world, scene)
         async with trio.open_nursery() as human:
             if scene is not coming:
                 human.start_soon(decide_if_it_is_not_too_late, world)
             with trio.CancelScope() as scope, At(step, scope.cancel) as instrument, trio.fail_after(15):
                 await world.requests.answer(request, Client())
             human.cancel_scope.cancel()
-        await withdraw_what_is_left(world, scene)
-        await world.check_closed()
-        (receipt,) = world.rows("SELECT * FROM receipts WHERE request_id = ?", request.request_id)
-        outcomes[receipt["outcome"]] = outcomes.get(receipt["outcome"], 0) + 1
+        outcomes[await outcome_of(world, scene, request)] += 1
         if not instrument.acted:
             break
     else:
         pytest.fail("it takes more steps than expected")
     assert outcomes["client_disconnected"] > 5
+    assert outcomes["it was never there"] == 0
     assert outcomes["ok"] >= 1
+
+
+@pytest.mark.parametrize("scene", [granting, streaming, coming])
+async def test_nothing_is_held_or_spent_unseen_when_the_actor_is_stopped_at_any_step(
+    world: World, office: Any, scene: Any
+) -> None:
+    world.provider("a", says(), breaker_failures=1_000)
+    outcomes: Counter[str] = Counter()
+
+    def stop() -> None:
+        for ref in world.system.refs():
+            if ref.actor_class is RequestActor:
+                ref.cancel()
+
+    for step in range(LAST_STEP):
+        request = await begin(world, scene)
+        async with trio.open_nursery() as human:
+            if scene is not coming:
+                human.start_soon(decide_if_it_is_not_too_late, world)
+            with At(step, stop, _is_of_a_request) as instrument, trio.fail_after(15), suppress(InternalError):
+                await world.requests.answer(request, Client())
+            human.cancel_scope.cancel()
+        outcomes[await outcome_of(world, scene, request)] += 1
+        if not instrument.acted:
+            break
+    else:
+        pytest.fail("it takes more steps than expected")
+    assert outcomes["shutdown"] > 2
+    assert outcomes["it was never there"] <= 4  # not one step of it was done
+    assert outcomes["ok"] >= 1
+
+
+async def begin(world: World, scene: Any) -> ModelRequest:
+    world.transports["a"].answers = [says("x", usage(10, 20))]
+    if scene is streaming:
+        world.transports["a"].answers = [streams(piece("one"), piece("two"), DONE)]
+    request: ModelRequest = await scene(world)
+    return request
+
+
+async def outcome_of(world: World, scene: Any, request: ModelRequest) -> str:
+    """Nothing is left of it but its receipt."""
+    await withdraw_what_is_left(world, scene)
+    await world.check_closed()
+    found = world.rows("SELECT outcome FROM receipts WHERE request_id = ?", request.request_id)
+    return str(found[0]["outcome"]) if found else "it was never there"
 
 
 async def decide_if_it_is_not_too_late(world: World) -> None:
