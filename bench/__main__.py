@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, price_history, regret, replay
+from bench import actors, crash, first, gateway, price_history, profile, regret, replay
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     regret_verb = verbs.add_parser("regret", help="what not knowing the length of an answer costs, by rule of choice")
     regret_verb.add_argument("--prices", type=Path, metavar="FILE", required=True, help="provider_prices.csv")
     regret_verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", required=True, action="append")
-    for verb in (crash_verb, first_verb, actors_verb, history_verb, regret_verb):
+    _gateway_options(gateway_verb := verbs.add_parser("gateway", help="what each gateway adds, side by side"))
+    _profile_options(profile_verb := verbs.add_parser("profile", help="where the CPU of a request goes in arbstr"))
+    for verb in (gateway_verb, profile_verb, crash_verb, first_verb, actors_verb, history_verb, regret_verb):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -63,6 +65,28 @@ def _replay_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--concurrency", type=_positive, default=plain.concurrency)
     verb.add_argument("--bound-s", type=_above_zero, help="stop after this long, whatever is still open")
     verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+
+
+def _gateway_options(verb: argparse.ArgumentParser) -> None:
+    plain = gateway.GatewayOptions()
+    verb.add_argument("--programs", nargs="+", choices=gateway.CHOICES, default=list(plain.programs), metavar="NAME")
+    verb.add_argument("--cells", nargs="+", choices=gateway.CELLS, default=list(plain.cells), metavar="CELL")
+    verb.add_argument("--peers", type=Path, default=plain.peers, metavar="DIR", help="where they are installed")
+    verb.add_argument("--rounds", type=_positive, default=plain.rounds)
+    verb.add_argument("--seconds", type=_above_zero, default=plain.seconds, help="of plain load per round")
+    verb.add_argument("--streams", type=_positive, default=plain.streams, help="per round")
+    verb.add_argument("--open-streams", type=_positive, default=plain.open_streams)
+    verb.add_argument("--plot", type=Path, metavar="FILE.png")
+
+
+def _profile_options(verb: argparse.ArgumentParser) -> None:
+    plain = profile.ProfileOptions()
+    verb.add_argument("--load", choices=tuple(profile.LOADS), default=plain.load)
+    verb.add_argument("--seconds", type=_above_zero, default=plain.seconds)
+    verb.add_argument("--rate-hz", type=_positive, default=plain.rate_hz, help="samples per second")
+    verb.add_argument("--durability", choices=("full", "process"), default=plain.durability)
+    verb.add_argument("--connections", type=_positive, help="default: 32, or 16 streams")
+    verb.add_argument("--flame", type=Path, metavar="FILE.svg", help="write a flame graph")
 
 
 def _positive(text: str) -> int:
@@ -91,6 +115,12 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
     """What to run for a parsed command line."""
     options = dict(vars(arguments))
     verb, json_file = options.pop("verb"), options.pop("json")
+    if verb == "gateway":
+        options["programs"], options["cells"] = tuple(options["programs"]), tuple(options["cells"])
+        plot = options.pop("plot")
+        return partial(gateway.main, gateway.GatewayOptions(**options), json_file, plot)
+    if verb == "profile":
+        return partial(profile.main, profile.ProfileOptions(**options), json_file)
     if verb == "replay":
         return partial(replay.main, replay.ReplayOptions(**options), json_file)
     if verb == "crash":
