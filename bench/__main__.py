@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, gateway, price_history, profile, regret, replay
+from bench import actors, crash, first, gateway, peers, price_history, profile, programs, regret, replay
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -42,7 +42,19 @@ def parser() -> argparse.ArgumentParser:
     regret_verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", required=True, action="append")
     _gateway_options(gateway_verb := verbs.add_parser("gateway", help="what each gateway adds, side by side"))
     _profile_options(profile_verb := verbs.add_parser("profile", help="where the CPU of a request goes in arbstr"))
-    for verb in (gateway_verb, profile_verb, crash_verb, first_verb, actors_verb, history_verb, regret_verb):
+    peers_verb = verbs.add_parser("peers", help="install what the gateway verb compares with, or list it")
+    peers_verb.add_argument("--install", nargs="+", choices=tuple(programs.PEERS), default=[], metavar="NAME")
+    peers_verb.add_argument("--into", type=Path, default=gateway.PEERS_FOLDER, metavar="DIR")
+    for verb in (
+        peers_verb,
+        gateway_verb,
+        profile_verb,
+        crash_verb,
+        first_verb,
+        actors_verb,
+        history_verb,
+        regret_verb,
+    ):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -119,6 +131,8 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         options["programs"], options["cells"] = tuple(options["programs"]), tuple(options["cells"])
         plot = options.pop("plot")
         return partial(gateway.main, gateway.GatewayOptions(**options), json_file, plot)
+    if verb == "peers":
+        return partial(peers.main, options["install"], options["into"], json_file)
     if verb == "profile":
         return partial(profile.main, profile.ProfileOptions(**options), json_file)
     if verb == "replay":

@@ -15,6 +15,7 @@ import re
 import select
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 
@@ -25,6 +26,7 @@ from bench.upstream import STREAM_HEAD, Call, chunk, last_events, plain_answer, 
 RECEIVE_BYTES = 256 * 1024
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 MAX_TOKENS = 100_000
+WORDS = ("the ", "cheap", "est ", "qual", "ified ", "answer ", "and ", "no ", "msat ", "lost ")
 PROMPT_TOKENS = 250
 """What every answer says that its prompt had."""
 
@@ -58,9 +60,11 @@ def _plain(call: Call) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _events(call: Call) -> tuple[bytes, bytes]:
-    """The event of one token, and the end of the stream."""
-    return chunk(token_event(call)), chunk(last_events(call)) + b"0\r\n\r\n"
+def _events(call: Call) -> tuple[list[bytes], bytes]:
+    """The events of the tokens, and the end of the stream. Not one word all along: some gateways take that for a model
+    that has run wild, and break off."""
+    tokens = [chunk(token_event(call, word)) for word in WORDS]
+    return [tokens[n % len(WORDS)] for n in range(call.completion_tokens)], chunk(last_events(call)) + b"0\r\n\r\n"
 
 
 class _Connection:
@@ -74,7 +78,8 @@ class _Connection:
         self.requests = 0
         self.unsent = b""
         self.open = True
-        self.events_left, self.event, self.end, self.gap_s, self.due = 0, b"", b"", 0.0, 0.0
+        self.events: Iterator[bytes] = iter(())
+        self.end, self.gap_s, self.due = b"", 0.0, 0.0
 
     def on_url(self, url: bytes) -> None:
         self.path += url
@@ -120,31 +125,31 @@ class _Connection:
     def _begin_stream(self, call: Call, body: bytes, *, cut: bool) -> None:
         gap = _GAP.search(body)
         self.gap_s = int(gap[1]) / 1_000_000 if gap else 0.0
-        self.event, self.end = _events(call)
-        self.events_left = call.completion_tokens
+        events, self.end = _events(call)
         if cut:
-            self.events_left, self.end = call.completion_tokens // 2, b""
+            events, self.end = events[: len(events) // 2], b""
         if not self.gap_s:
-            self.send(STREAM_HEAD + self.event * self.events_left + self.end)
+            self.send(STREAM_HEAD + b"".join(events) + self.end)
             if cut:
                 self.close()
             return
         self.send(STREAM_HEAD)
+        self.events = iter(events)
         self.due = time.perf_counter() + self.gap_s
         self.loop.later(self)
 
     def next_event(self) -> None:
-        """Called when one is due."""
-        self.events_left -= 1
-        if self.events_left > 0:
-            self.send(self.event)
-            self.due += self.gap_s
-            if self.open:
-                self.loop.later(self)
+        """Called when one is due, and once more for the end."""
+        event = next(self.events, None)
+        if event is None:
+            self.send(self.end)
+            if not self.end:
+                self.close()
             return
-        self.send(self.event + self.end)
-        if not self.end:
-            self.close()
+        self.send(event)
+        self.due += self.gap_s
+        if self.open:
+            self.loop.later(self)
 
     def send(self, data: bytes) -> None:
         if self.unsent:

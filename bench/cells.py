@@ -155,9 +155,12 @@ class ChunkCell:
 async def chunks(bench: Bench, program: Running, shot: Shot, *, rounds: int, streams: int) -> ChunkCell:
     await bench.load(program, stream_spec(program, shot, STREAMS))
     samples = [await bench.load(program, stream_spec(program, shot, streams)) for _ in range(rounds)]
-    events = streams * shot.completion_tokens
+    failed, events = failures(samples), streams * shot.completion_tokens
+    if failed:
+        # Events that never came would make those that did look cheap.
+        return ChunkCell(None, (), failed)
     cpu = tuple(round(sample.cpu_s * 1e6 / events, 2) for sample in samples if sample.cpu_s is not None)
-    return ChunkCell(round(median(cpu), 2) if cpu else None, cpu, failures(samples))
+    return ChunkCell(round(median(cpu), 2) if cpu else None, cpu, failed)
 
 
 @frozen

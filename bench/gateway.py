@@ -22,7 +22,7 @@ from bench.programs import DIRECT, PEERS, Program, Running
 ARBSTR, ARBSTR_PROCESS = "arbstr", "arbstr, process"
 CHOICES = (DIRECT, "reverse-proxy", *PEERS, "arbstr", "arbstr-process")
 CELLS = ("plain", "ttft", "gaps", "burst", "memory")
-PEERS_FOLDER = Path("~/.cache/arbstr-bench")
+PEERS_FOLDER = Path.home() / ".cache" / "arbstr-bench"
 
 
 @frozen
@@ -93,7 +93,7 @@ class GatewayReport:
 async def gateway(options: GatewayOptions) -> GatewayReport:
     """Measure one program after the other. One that fails is a row that says so; the others go on."""
     wanted = [name for name in options.programs if name in PEERS]
-    peers, absent = programs.find(options.peers.expanduser(), wanted)
+    peers, absent = programs.find(options.peers, wanted)
     rows: list[Row] = []
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="arbstr-gateway-") as temporary:
@@ -208,7 +208,7 @@ def print_gateway(report: GatewayReport, out: Console) -> None:
 COLUMNS = ("CPU ms", "ratio", "TTFT ms", "µs gaps", "µs burst", "p99 ms", "req/s", "MB", "start s")
 LEGEND = (
     "CPU ms: per plain request, 32 connections; ratio: to arbstr's; TTFT, p99: added to the answerer alone; µs: CPU "
-    "per chunk of a stream, 5 ms apart or all at once; MB: resident with many open streams; start s: to the first answer"
+    "per chunk of a stream, 5 ms apart or all at once; MB: resident, many open streams; start s: to the first answer"
 )
 
 

@@ -6,6 +6,7 @@ Peers live in a folder of their own (``bench.peers`` fills it), each in an envir
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,8 @@ START_S = 120.0
 DIRECT = "direct"
 REFERENCE = "Hypercorn + httpx"
 PASSTHROUGH = Path(__file__).with_name("passthrough")
-TOKEN = "sk-bench"
-"""For programs that want a bearer and do not look at it."""
+TOKEN = f"sk-{secrets.token_hex(32)}"
+"""For programs that want a bearer of their own making."""
 
 
 @frozen
@@ -208,6 +209,7 @@ def _litellm(peers: Path) -> Program | None:
 
     # The list of prices that comes with it, instead of one from the network.
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    environment["LITELLM_MASTER_KEY"] = TOKEN
     return Program("LiteLLM", _installed_version(python, "litellm"), "in memory", command, environment=environment)
 
 

@@ -81,9 +81,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def token_event(call: Call) -> bytes:
+def token_event(call: Call, text: str = "tok ") -> bytes:
     """The event of one token."""
-    return _event(call, [{"index": 0, "delta": {"content": "tok "}, "finish_reason": None}])
+    return _event(call, [{"index": 0, "delta": {"content": text}, "finish_reason": None}])
 
 
 def last_events(call: Call) -> bytes:
