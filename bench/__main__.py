@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, gateway, peers, price_history, profile, programs, regret, replay
+from bench import actors, crash, first, gateway, peers, price_history, profile, programs, regret, replay, soak
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -42,10 +42,16 @@ def parser() -> argparse.ArgumentParser:
     regret_verb.add_argument("--trace", type=Path, metavar="FILE.csv.gz", required=True, action="append")
     _gateway_options(gateway_verb := verbs.add_parser("gateway", help="what each gateway adds, side by side"))
     _profile_options(profile_verb := verbs.add_parser("profile", help="where the CPU of a request goes in arbstr"))
+    soak_verb = verbs.add_parser("soak", help="a long mixed load, with everything watched that could grow")
+    soak_verb.add_argument("--requests", type=_positive, default=soak.SoakOptions().requests)
+    soak_verb.add_argument("--connections", type=_positive, default=soak.SoakOptions().connections)
+    soak_verb.add_argument("--durability", choices=("full", "process"), default=soak.SoakOptions().durability)
+    soak_verb.add_argument("--plot", type=Path, metavar="FILE.png")
     peers_verb = verbs.add_parser("peers", help="install what the gateway verb compares with, or list it")
     peers_verb.add_argument("--install", nargs="+", choices=tuple(programs.PEERS), default=[], metavar="NAME")
     peers_verb.add_argument("--into", type=Path, default=gateway.PEERS_FOLDER, metavar="DIR")
     for verb in (
+        soak_verb,
         peers_verb,
         gateway_verb,
         profile_verb,
@@ -131,6 +137,9 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         options["programs"], options["cells"] = tuple(options["programs"]), tuple(options["cells"])
         plot = options.pop("plot")
         return partial(gateway.main, gateway.GatewayOptions(**options), json_file, plot)
+    if verb == "soak":
+        plot = options.pop("plot")
+        return partial(soak.main, soak.SoakOptions(**options), json_file, plot)
     if verb == "peers":
         return partial(peers.main, options["install"], options["into"], json_file)
     if verb == "profile":

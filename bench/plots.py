@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from bench.process import ChildFailed
 
 if TYPE_CHECKING:
+    from bench.client import Outcome
     from bench.gateway import GatewayReport
+    from bench.soak import SoakReport
 
 DOTS_PER_INCH = 120
 
@@ -64,3 +66,46 @@ def _bars(axis: Any, title: str, names: Sequence[str], values: Sequence[float | 
     axis.set_xscale("log")
     axis.margins(x=0.2)
     axis.invert_yaxis()
+
+
+def soak(path: Path, report: SoakReport) -> None:
+    """What was counted, over time."""
+    seconds = [look.at_s for look in report.looks]
+    panels: list[tuple[str, dict[str, list[float]]]] = [
+        ("resident memory, MB", {"": [look.rss_mb for look in report.looks]}),
+        ("open files", {"": [look.open_files for look in report.looks]}),
+        ("Trio tasks, actors", {"tasks": [x.tasks for x in report.looks], "actors": [x.actors for x in report.looks]}),
+        ("open holds", {"": [look.open_holds for look in report.looks]}),
+    ]
+    figure, axes = _figure(2, 2, (12.0, 7.0))
+    for axis, (title, lines) in zip(axes.flat, panels, strict=True):
+        axis.set_title(title)
+        axis.set_xlabel("s")
+        for name, values in lines.items():
+            axis.plot(seconds, values, label=name)
+        axis.set_ylim(bottom=0)
+        if len(lines) > 1:
+            axis.legend()
+    _save(figure, path)
+
+
+def replay(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """How latencies are distributed: the share of requests that took at most so long."""
+    panels = {
+        "whole answer": [each.total_s for each in outcomes if each.ok and each.total_s is not None],
+        "first token of streams": [
+            each.ttft_s for each in outcomes if each.ok and each.ask.stream and each.ttft_s is not None
+        ],
+        "client-side delay": [each.delay_s for each in outcomes],
+    }
+    figure, axes = _figure(1, 1, (9.0, 5.0))
+    axis = axes[0][0]
+    for name, values in panels.items():
+        ordered = sorted(value * 1_000 for value in values)
+        if ordered:
+            axis.plot(ordered, [(n + 1) / len(ordered) for n in range(len(ordered))], label=name)
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlabel("ms")
+    axis.set_ylabel("share of requests")
+    axis.legend()
+    _save(figure, path)

@@ -119,7 +119,7 @@ async def first_answer(child: Child, spec: LoadSpec) -> None:
     with trio.move_on_after(START_S):
         while child.process.poll() is None:
             try:
-                reader = await _ask(spec, request)
+                reader = await exchange(spec, request)
             except (OSError, trio.BrokenResourceError, ProtocolError) as error:
                 seen = str(error)
             else:
@@ -130,7 +130,8 @@ async def first_answer(child: Child, spec: LoadSpec) -> None:
     raise ChildFailed(f"gave no good answer within {START_S:g} s, the last was: {seen}{child.tail()}")
 
 
-async def _ask(spec: LoadSpec, request: bytes) -> ResponseReader:
+async def exchange(spec: LoadSpec, request: bytes) -> ResponseReader:
+    """One request on a connection of its own. Raises OSError, trio.BrokenResourceError or ProtocolError."""
     reader = ResponseReader()
     async with await trio.open_tcp_stream(spec.host, spec.port) as stream:
         await stream.send_all(request)
@@ -141,6 +142,11 @@ async def _ask(spec: LoadSpec, request: bytes) -> ResponseReader:
             else:
                 reader.eof()
     return reader
+
+
+def python_command(module: str, *words: str) -> list[str]:
+    """A module of the bench, by the Python that runs it."""
+    return [sys.executable, "-m", module, *words]
 
 
 def direct() -> Program:
