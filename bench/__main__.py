@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, gateway, peers, price_history, profile, programs, regret, replay, soak
+from bench import actors, check, crash, first, gateway, peers, price_history, profile, programs, regret, replay, soak
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -47,10 +47,17 @@ def parser() -> argparse.ArgumentParser:
     soak_verb.add_argument("--connections", type=_positive, default=soak.SoakOptions().connections)
     soak_verb.add_argument("--durability", choices=("full", "process"), default=soak.SoakOptions().durability)
     soak_verb.add_argument("--plot", type=Path, metavar="FILE.png")
+    check_verb = verbs.add_parser("check", help="fail when a request has become dearer than the stored ratios say")
+    check_verb.add_argument("--rounds", type=_positive, default=check.CheckOptions().rounds)
+    check_verb.add_argument("--seconds", type=_above_zero, default=check.CheckOptions().seconds, help="of plain load")
+    check_verb.add_argument("--streams", type=_positive, default=check.CheckOptions().streams, help="per round")
+    check_verb.add_argument("--ratios", type=Path, metavar="FILE", default=check.RATIOS)
+    check_verb.add_argument("--store", action="store_true", help="write the ratios instead of judging by them")
     peers_verb = verbs.add_parser("peers", help="install what the gateway verb compares with, or list it")
     peers_verb.add_argument("--install", nargs="+", choices=tuple(programs.PEERS), default=[], metavar="NAME")
     peers_verb.add_argument("--into", type=Path, default=gateway.PEERS_FOLDER, metavar="DIR")
     for verb in (
+        check_verb,
         soak_verb,
         peers_verb,
         gateway_verb,
@@ -137,6 +144,8 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         options["programs"], options["cells"] = tuple(options["programs"]), tuple(options["cells"])
         plot = options.pop("plot")
         return partial(gateway.main, gateway.GatewayOptions(**options), json_file, plot)
+    if verb == "check":
+        return partial(check.main, check.CheckOptions(**options), json_file)
     if verb == "soak":
         plot = options.pop("plot")
         return partial(soak.main, soak.SoakOptions(**options), json_file, plot)

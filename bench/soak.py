@@ -56,7 +56,7 @@ MIX: Sequence[tuple[Shot, frozenset[str]]] = (
 
 @frozen
 class SoakOptions:
-    requests: int = 30_000
+    requests: int = 20_000
     connections: int = 32
     durability: str = "full"
 
