@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, check, crash, first, gateway, peers, price_history, profile, programs, regret, replay, soak
+from bench import actors, check, crash, gateway, peers, price_history, profile, programs, regret, replay, soak
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -29,9 +29,6 @@ def parser() -> argparse.ArgumentParser:
     crash_verb = verbs.add_parser("crash", help="kill arbstr under load, restart it, check its books")
     crash_verb.add_argument("--times", type=_positive, default=10)
     crash_verb.add_argument("--seed", type=int, default=1)
-    first_verb = verbs.add_parser("first", help="CPU per request beside a plain reverse proxy")
-    first_verb.add_argument("--requests", type=_positive, default=first.FirstOptions().requests)
-    first_verb.add_argument("--rounds", type=_positive, default=first.FirstOptions().rounds)
     actors_verb = verbs.add_parser("actors", help="an actor beside Pykka's on threads and beside bare channels")
     actors_verb.add_argument("--rounds", type=_positive, default=actors.ActorsOptions().rounds)
     actors_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual number of operations")
@@ -63,7 +60,6 @@ def parser() -> argparse.ArgumentParser:
         gateway_verb,
         profile_verb,
         crash_verb,
-        first_verb,
         actors_verb,
         history_verb,
         regret_verb,
@@ -89,6 +85,7 @@ def _replay_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--budget-sats", type=_positive, default=plain.budget_sats)
     verb.add_argument("--concurrency", type=_positive, default=plain.concurrency)
     verb.add_argument("--bound-s", type=_above_zero, help="stop after this long, whatever is still open")
+    verb.add_argument("--plot", type=Path, metavar="FILE.png")
     verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
 
 
@@ -139,22 +136,18 @@ def _checked(value: T, right: bool, expected: str) -> T:
 def verb_of(arguments: argparse.Namespace) -> Verb:
     """What to run for a parsed command line."""
     options = dict(vars(arguments))
-    verb, json_file = options.pop("verb"), options.pop("json")
+    verb, json_file, plot = options.pop("verb"), options.pop("json"), options.pop("plot", None)
     if verb == "gateway":
         options["programs"], options["cells"] = tuple(options["programs"]), tuple(options["cells"])
-        plot = options.pop("plot")
         return partial(gateway.main, gateway.GatewayOptions(**options), json_file, plot)
     if verb == "check":
         return partial(check.main, check.CheckOptions(**options), json_file)
     if verb == "soak":
-        plot = options.pop("plot")
         return partial(soak.main, soak.SoakOptions(**options), json_file, plot)
     if verb == "peers":
         return partial(peers.main, options["install"], options["into"], json_file)
     if verb == "profile":
         return partial(profile.main, profile.ProfileOptions(**options), json_file)
-    if verb == "replay":
-        return partial(replay.main, replay.ReplayOptions(**options), json_file)
     if verb == "crash":
         return partial(crash.main, options["times"], options["seed"], json_file)
     if verb == "price-history":
@@ -163,7 +156,7 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         return partial(actors.main, actors.ActorsOptions(**options), json_file)
     if verb == "regret":
         return partial(regret.main, regret.RegretOptions(**options), json_file)
-    return partial(first.main, first.FirstOptions(**options), json_file)
+    return partial(replay.main, replay.ReplayOptions(**options), json_file, plot)
 
 
 async def _until_signal(verb: Verb) -> int:

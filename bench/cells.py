@@ -153,7 +153,7 @@ class ChunkCell:
 
 
 async def chunks(bench: Bench, program: Running, shot: Shot, *, rounds: int, streams: int) -> ChunkCell:
-    await bench.load(program, stream_spec(program, shot, STREAMS))
+    await bench.load(program, stream_spec(program, shot, min(STREAMS, streams)))
     samples = [await bench.load(program, stream_spec(program, shot, streams)) for _ in range(rounds)]
     failed, events = failures(samples), streams * shot.completion_tokens
     if failed:

@@ -7,12 +7,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import trio
-
-from bench.process import Child, ChildFailed, free_port
-
 BINARIES = ("nginx", "/usr/sbin/nginx")
-START_S = 10.0
 
 
 def binary(folder: Path | None = None) -> str | None:
@@ -56,29 +51,8 @@ http {{
 """
 
 
-def child(program: str, directory: Path, upstream: str) -> tuple[Child, str]:
-    """The process, not yet started, and the address that it will have."""
-    port = free_port()
-    return Child(command(program, directory, port, upstream), directory / "nginx.log"), f"http://127.0.0.1:{port}"
-
-
 def command(program: str, directory: Path, port: int, upstream: str) -> list[str]:
     """Write the configuration; the words that start it."""
     config = directory / "nginx.conf"
     config.write_text(config_text(directory, port, upstream))
     return [program, "-p", str(directory), "-c", str(config), "-e", "stderr"]
-
-
-async def wait_until_up(server: Child, address: str) -> None:
-    """nginx does not say where it listens, so try. Raises ChildFailed."""
-    port = urlsplit(address).port or 0
-    with trio.move_on_after(START_S):
-        while server.process.poll() is None:
-            try:
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-            except OSError:
-                await trio.sleep(0.02)
-            else:
-                await stream.aclose()
-                return
-    raise ChildFailed(f"nginx did not come up{server.tail()}")

@@ -83,7 +83,7 @@ def soak(path: Path, report: SoakReport) -> None:
         axis.set_xlabel("s")
         for name, values in lines.items():
             axis.plot(seconds, values, label=name)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(1.0, *(value for values in lines.values() for value in values)))
         if len(lines) > 1:
             axis.legend()
     _save(figure, path)

@@ -132,11 +132,9 @@ def owner(file: str) -> str:
     parts = PurePosixPath(file).parts
     if "site-packages" in parts:
         return PurePosixPath(parts[parts.index("site-packages") + 1]).stem
-    if "arbstr" in parts[:-1]:
-        inner = parts[len(parts) - 1 - parts[::-1].index("arbstr") :]
-        return f"arbstr.{PurePosixPath(inner[1]).stem}"
-    if "actors" in parts[:-1]:
-        return "actors"
+    for folder, inside in zip(reversed(parts[:-1]), reversed(parts), strict=False):
+        if folder in ("arbstr", "actors"):
+            return f"arbstr.{PurePosixPath(inside).stem}" if folder == "arbstr" else "actors"
     return "stdlib"
 
 

@@ -22,6 +22,8 @@ WARM_UP = 600
 SAMPLE_S = 1.0
 IDLE_S = 60.0
 """Within that long after the load everything must be as it was before it."""
+PAUSE_S = 2.0
+"""Between two looks while it is to become idle."""
 STEADY = 3
 """Looks in a row that must agree for a program to count as idle."""
 MOST_GROWTH = 0.05
@@ -193,9 +195,9 @@ class _Watch:
         last, agreed = await self.look(), 0
         with trio.move_on_after(IDLE_S):
             while agreed < STEADY or (before is not None and above(last, before)):
-                await trio.sleep(2.0)
+                await trio.sleep(PAUSE_S)
                 await programs.exchange(self._spec, request)
-                await trio.sleep(0.5)
+                await trio.sleep(PAUSE_S / 4)
                 look = await self.look()
                 agreed = agreed + 1 if look.counts == last.counts and not look.in_flight and not look.open_holds else 0
                 last = look

@@ -1,4 +1,4 @@
-"""What answers behind every proxy under test? An OpenAI-compatible answerer on raw Trio sockets, plain and SSE.
+"""What answers as a provider does? An OpenAI-compatible answerer on raw Trio sockets, plain and SSE.
 
 Run as ``python -m bench.upstream``. It answers with exactly ``max_tokens`` tokens; a stream carries one token per
 event, one event per write, ``--gap-ms`` apart, so that a proxy has to pass on each by itself.
