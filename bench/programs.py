@@ -159,7 +159,7 @@ def reverse_proxy() -> Program:
     def command(port: int, upstream: str, directory: Path) -> list[str]:
         return [sys.executable, "-m", "bench.reverse_proxy", "--upstream", upstream, "--port", str(port)]
 
-    return Program(REFERENCE, f"{version('hypercorn')}, {version('httpx')}", "no", command)
+    return Program(REFERENCE, f"{version('hypercorn')}/{version('httpx')}", "no", command)
 
 
 def _nginx(peers: Path) -> Program | None:
