@@ -201,7 +201,49 @@ async def test_lost_reservation_is_given_back_at_a_start_after_its_lease(start: 
         vault = await serve()
         bot = vault.with_token(bot.id, bot.token)
         assert await bot.balance() == 100_000
-        assert (await vault.settle(reservation, 4_000)).status == 409
+        assert (await vault.internal("POST", "/internal/release", {"reservation_id": reservation})).status == 200
+
+
+@pytest.mark.parametrize(("charge", "balance"), [(4_000, 96_000), (120_000, -20_000)])
+async def test_what_was_used_is_charged_when_its_settlement_comes_after_the_lease(
+    start: Any, tmp_path: Path, charge: int, balance: int
+) -> None:
+    """By no policy: the agent has had it, and the core that could not reach the vault has paid for it."""
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = vault.with_token(bot.id, bot.token)
+        await vault.admin("POST", f"/operator/agents/{bot.id}/freeze")
+        first = await vault.settle(reservation, charge)
+        again = await vault.settle(reservation, charge)
+        other = await vault.settle(reservation, charge + 1)
+        assert await bot.balance() == balance
+    assert (first.status, first.body) == (200, again.body)
+    assert (first.body["actual_msats"], first.body["refunded_msats"]) == (charge, 0)
+    assert (other.status, other.reason) == (409, "ended_otherwise")
+    assert Store.check(tmp_path / "vault.db").problems == ()
+
+
+async def test_settlement_is_a_conflict_when_its_core_has_released_the_reservation(start: Any, tmp_path: Path) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+        await vault.release(reservation)
+        assert (await vault.settle(reservation, 4_000)).reason == "already_released"
+        assert await bot.balance() == 100_000
+
+
+async def test_reservation_says_whose_it_is_and_how_long_it_is_kept(start: Any, tmp_path: Path) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=77.0)
+        bot = await vault.agent(100_000)
+        made = (await vault.reserve(bot, 10_000, "c")).body
+    assert (made["agent_id"], made["lease_s"]) == (bot.id, 77.0)
 
 
 def _resolve(path: Path) -> int:
