@@ -238,7 +238,7 @@ class VaultClient:
             words = f"Policy denied: {reason or 'the vault does not say why'}"
             return BillingRefused(words, status=403, reason=reason or "policy_denied")
         if status == 429:
-            words = f"rate limited by the vault: {reason or 'too many requests'}; wait, then try again"
+            words = f"rate limited: {reason or 'too many requests'}; wait, then try again"
             return BillingRefused(words, status=429, reason=reason or "rate_limited", retry_after_s=after_s or 1)
         if status == 409:
             words = f"the vault refuses this: {reason}"
