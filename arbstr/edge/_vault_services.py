@@ -240,10 +240,25 @@ class AccountsVault:
         hold = await self._reservation(reservation_id)
         if hold.state is HoldState.RELEASED:
             return await self._settle_late(hold, actual_msat, usage)
-        ended: Ended = await self.accounts.ask(
-            hold.agent_id, Settle(hold.key, actual_msat, _receipt(hold, usage, actual_msat))
-        )
+        message = Settle(hold.key, actual_msat, _receipt(hold, usage, actual_msat))
+        try:
+            ended: Ended = await self.accounts.ask(hold.agent_id, message)
+        except BillingRefused as error:
+            if error.reason != "ended_otherwise" or hold.state is not HoldState.OPEN:
+                raise
+            return await self._settle_overtaken(reservation_id, actual_msat, usage, error)
         return Settled(hold.amount_msat, ended.charged_msat, ended.available_msat, ended.debt_msat)
+
+    async def _settle_overtaken(
+        self, reservation_id: str, actual_msat: int, usage: Usage, refusal: BillingRefused
+    ) -> Settled:
+        """It was open when we looked, and has ended since: by its core, or because its lease ran out."""
+        hold = await self._reservation(reservation_id)
+        if hold.state is HoldState.OPEN:
+            raise LedgerUnavailable("the end of the reservation was not written; ask again", retry_after_s=1)
+        if hold.state is HoldState.SETTLED:
+            raise refusal
+        return await self._settle_late(hold, actual_msat, usage)
 
     async def _settle_late(self, hold: HoldRow, actual_msat: int, usage: Usage) -> Settled:
         """A core that could not reach us has used what we gave back in the meantime: it is charged all the same.

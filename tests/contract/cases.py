@@ -713,8 +713,8 @@ CASES: tuple[Case, ...] = (
         84,
         "settlement of known usage",
         "110 msat, in the background",
-        "110 msat, on disk before the client is told; a vault in another process hears of it in the background, in both "
-        "shapes",
+        "110 msat, on disk before the client is told; a vault in another process hears of it in the background, in "
+        "both shapes",
         "accounts::test_charge_is_the_exact_cost_when_usage_is_known",
         "remote_vault::test_settle_has_the_figures_in_both_shapes",
         "remote_vault::test_answer_does_not_wait_for_the_vault_to_take_the_settlement",
