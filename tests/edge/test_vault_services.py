@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from arbstr.accounts import Holder, resolve_orphans
+from arbstr.edge import AccountsVault
 from arbstr.edge._vault_interface import PayWish
 from arbstr.errors import BillingRefused, LedgerUnavailable, RateLimited
 from arbstr.secrets import Secret
@@ -20,6 +21,7 @@ from arbstr.store import (
     ReadTimedOut,
     Store,
     StoreUnavailable,
+    read_hold,
 )
 from arbstr.wallets import Answer, Behaviour, SimulatedWallet, WalletState
 from tests.edge.vault_rig import ADM, ADMIN, INTERNAL, PAY, Caller, open_vault
@@ -226,6 +228,28 @@ async def test_what_was_used_is_charged_when_its_settlement_comes_after_the_leas
     assert (first.body["actual_msats"], first.body["refunded_msats"]) == (charge, 0)
     assert (other.status, other.reason) == (409, "ended_otherwise")
     assert Store.check(tmp_path / "vault.db").problems == ()
+
+
+async def test_what_was_used_is_charged_when_the_lease_runs_out_while_the_settlement_is_decided(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+        seen = await vault.store.read(lambda db: read_hold(db, key=reservation))
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    looked, found = [seen], AccountsVault._reservation
+
+    async def look(self: AccountsVault, reservation_id: str) -> Any:
+        return looked.pop() if looked else await found(self, reservation_id)
+
+    monkeypatch.setattr(AccountsVault, "_reservation", look)
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = vault.with_token(bot.id, bot.token)
+        assert (await vault.settle(reservation, 4_000)).status == 200
+        assert await bot.balance() == 96_000
 
 
 async def test_settlement_is_a_conflict_when_its_core_has_released_the_reservation(start: Any, tmp_path: Path) -> None:
