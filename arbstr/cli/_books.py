@@ -42,10 +42,17 @@ class Books:
 
 @contextmanager
 def open_books(arguments: Namespace) -> Iterator[Books]:
-    """The ledger of the configured database, for writing. Raises Refused for all that the store refuses."""
+    """The ledger of the configured database, for writing. Raises Refused for all that the store refuses, and when the
+    accounts are in another process."""
     from arbstr.store import Store
 
     database = _configured_database(arguments)
+    _, vault = load_database(arguments.config)
+    if vault is not None and vault.url is not None:
+        raise Refused(
+            f"[vault] url in {arguments.config} names a vault in another process, and the accounts are there: use its "
+            "API, or this command with its configuration"
+        )
     with store_errors(), Store.open(database.path, durability=database.durability) as store:
         yield Books(store, database.path)
 

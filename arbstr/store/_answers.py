@@ -53,7 +53,17 @@ from arbstr.store._rows import (
     remote_hold_row,
     token_row,
 )
-from arbstr.store._values import AgentRow, ApprovalRow, BudgetRow, EventRow, HoldRow, PaymentRow, PolicyRow, TokenRow
+from arbstr.store._values import (
+    AgentRow,
+    ApprovalRow,
+    BudgetRow,
+    EventRow,
+    HoldRow,
+    PaymentRow,
+    PolicyRow,
+    RemoteHoldRow,
+    TokenRow,
+)
 
 A = TypeVar("A")
 Row = tuple[Any, ...]
@@ -190,6 +200,12 @@ def find_agent_id(db: Connection, agent: str) -> str | None:
         (agent,),
     ).fetchone()
     return named[0] if named else None
+
+
+def read_remote_holds(db: Connection) -> list[RemoteHoldRow]:
+    """All that a vault in another process has not heard the end of, or will not take, oldest first."""
+    rest = "remote_holds ORDER BY created_ns, reservation_id"
+    return list(_select(db, remote_hold_row, REMOTE_HOLD_COLUMNS, rest))
 
 
 def _tokens_of(db: Connection, question: TokensOf) -> tuple[TokenRow, ...]:
