@@ -463,6 +463,16 @@ async def test_end_is_written_as_soon_as_the_disk_takes_it(autojump_clock: MockC
         assert it.receipts() == [("r1", AGENT, "vault:tx_1", 4_000)]
 
 
+async def test_no_row_is_left_when_the_disk_was_full_as_the_vault_had_heard(autojump_clock: MockClock) -> None:
+    async with rig() as it:
+        await it.reserve()
+        await it.settle()
+        it.ledger.fail_next()
+        await trio.sleep(5)
+        assert (it.vault.charged, it.bank.backlog.waiting) == (4_000, 0)
+        assert it.ledger.tables()["remote_holds"] == []
+
+
 async def test_end_that_is_told_twice_is_charged_once_and_has_one_receipt(autojump_clock: MockClock) -> None:
     async with rig() as it:
         await it.reserve()
