@@ -90,14 +90,16 @@ def filter_of(arguments: Namespace, period: Period | None = None) -> RequestFilt
 
 def _agent_id(arguments: Namespace) -> str:
     """Of the agent that ``--agent`` names, by its id or by a name that only one has. Raises Refused."""
-    from arbstr.store import Store
+    from arbstr.store import Store, find_agent_id
 
     database, _ = load_database(arguments.config)
+    given: str = arguments.agent
     with store_errors():
         agents = Store.read_agents(database.path)
-    given: str = arguments.agent
-    matches = [given] if any(agent.agent_id == given for agent in agents) else []
-    matches = matches or [agent.agent_id for agent in agents if agent.name == given]
+        known = Store.read_from(database.path, lambda db: find_agent_id(db, given))
+    if known == given:  # also another vault's agent, of which there are receipts
+        return given
+    matches = [agent.agent_id for agent in agents if agent.name == given]
     if not matches:
         raise Refused(f"there is no agent {given!r}; `arbstr agents list` shows those there are")
     if len(matches) > 1:

@@ -194,11 +194,13 @@ def read_tokens(db: Connection) -> list[TokenRow]:
 
 
 def find_agent_id(db: Connection, agent: str) -> str | None:
-    """Of the agent with this id or, failing that, of the first with this name."""
+    """Of the agent with this id or, failing that, of the first with this name; also of another vault's agent, by its
+    id, when there are receipts of it."""
     named = db.execute(
         "SELECT agent_id FROM agents WHERE agent_id = ?1 OR name = ?1 ORDER BY agent_id != ?1, agent_id LIMIT 1",
         (agent,),
     ).fetchone()
+    named = named or db.execute("SELECT agent_id FROM receipts WHERE agent_id = ? LIMIT 1", (agent,)).fetchone()
     return named[0] if named else None
 
 

@@ -37,6 +37,9 @@ def test_requests_are_paid_from_the_other_process_plain_and_streamed(two: Two) -
         assert proxy.stop() == 0
         assert vault.stop() == 0
     two.check()
+    listed = arbstr("requests", "--agent", two.agent_id, "--json", cwd=two.path / "proxy")
+    assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 3)  # with the one that was refused
+    assert arbstr("settlements", cwd=two.path / "proxy").returncode == 0
 
 
 @pytest.mark.parametrize("lease_s", [3600, 1])
