@@ -34,6 +34,8 @@ class Reserve:
     lease_s: float | None = None
     """Kept so long without a sign of life; None: as long as the account is told for all."""
     approval_id: str | None = None
+    owed: bool = False
+    """For what has been used already: no policy, limit or budget is asked, and the amount must be 0."""
 
 
 @frozen

@@ -93,11 +93,17 @@ class LiveBooks:
 def open_books(arguments: Namespace) -> Iterator[Books]:
     """The ledger of the configured database, for writing; where an arbstr runs on it, through that.
 
-    Raises Refused for all that is refused.
+    Raises Refused for all that is refused, and when the accounts are in another process.
     """
     from arbstr.store import Store, holder_of
 
     database = _configured_database(arguments)
+    _, vault = load_database(arguments.config)
+    if vault is not None and vault.url is not None:
+        raise Refused(
+            f"[vault] url in {arguments.config} names a vault in another process, and the accounts are there: use its "
+            "API, or this command with its configuration"
+        )
     pid = holder_of(database.path)
     if pid is not None:
         yield LiveBooks(running_on(arguments, database.path, pid), database.path)
@@ -139,8 +145,15 @@ def filter_of(arguments: Namespace, period: Period | None = None) -> RequestFilt
 
 def _agent_id(arguments: Namespace) -> str:
     """Of the agent that ``--agent`` names. Raises Refused."""
+    from arbstr.store import Store, find_agent_id
+
     database, _ = load_database(arguments.config)
-    return _agent_named(database.path, arguments.agent)
+    given: str = arguments.agent
+    with store_errors():
+        known = Store.read_from(database.path, lambda db: find_agent_id(db, given))
+    if known == given:  # also another vault's agent, of which there are receipts
+        return given
+    return _agent_named(database.path, given)
 
 
 def _agent_named(database: Path, given: str) -> str:

@@ -11,19 +11,20 @@ from typing import Any, Protocol
 
 import trio
 
-from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
-from arbstr.accounts import Accounts, Ended, Extend, Held, Release, Renew, RequestApproval, Reserve, Settle
-from arbstr.errors import ApprovalNeeded, ArbstrError, BillingRefused, LedgerUnavailable
+from actors import TrioActorRef
+from arbstr.accounts import Bank, Ended, Extend, Held, Holder, Release, Renew, RequestApproval, Reserve, Settle
+from arbstr.errors import (
+    ApprovalNeeded,
+    ArbstrError,
+    AuthenticationFailed,
+    BillingRefused,
+    LedgerUnavailable,
+    NotAnswered,
+)
 from arbstr.routing import Candidate
 from arbstr.store import ApprovalRow, Ledger, ReceiptOnly, ReceiptRow, StoreUnavailable, new_approval_id
 
 logger = logging.getLogger(__name__)
-
-ASK_DEADLINE_S = 10.0
-"""For an answer of the account, which waits for the disk."""
-
-_UNANSWERED = (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning)
-"""What an ask can come to when it gets no answer; what was asked may have been done all the same."""
 
 
 class Purse(Protocol):
@@ -102,31 +103,29 @@ class _Hold(Enum):
 
 
 class AccountPurse:
-    """One agent pays. The hold's key is the request id, so that no request can hold twice (M5)."""
+    """One agent pays, by way of a bank. The hold's key is the request id, so that no request can hold twice (M5)."""
 
     def __init__(
         self,
-        accounts: Accounts,
+        bank: Bank,
         store: Ledger,
         *,
-        agent_id: str,
+        holder: Holder,
         key: str,
         model: str,
         correlation_id: str | None,
         owner: TrioActorRef,  # type: ignore[type-arg]  # any actor
-        budget_id: str | None = None,
         approval_id: str | None = None,
     ) -> None:
         """``approval_id``: what the request has come for; it is held under that, then, and not under ``key``."""
-        self._accounts = accounts
+        self._bank = bank
         self._store = store
-        self._agent_id = agent_id
+        self._holder = holder
         self._request_id = key
         self._key = approval_id or key
         self._model = model
         self._correlation_id = correlation_id
         self._owner = owner
-        self._budget_id = budget_id
         self._approval_id = approval_id
         self._needed: tuple[Candidate, int] | None = None
         self._withdraws = False
@@ -148,7 +147,7 @@ class AccountPurse:
             candidate.provider,
             self._correlation_id,
             self._owner,
-            self._budget_id,
+            self._holder.budget_id,
             approval_id=self._approval_id,
         )
         try:
@@ -169,7 +168,7 @@ class AccountPurse:
             self._model,
             candidate.provider,
             self._correlation_id,
-            self._budget_id,
+            self._holder.budget_id,
             self._request_id,
         )
         row: ApprovalRow = await self._request(message)
@@ -187,10 +186,10 @@ class AccountPurse:
 
     async def _request(self, message: Reserve | Extend | RequestApproval) -> Any:
         try:
-            return await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
-        except _UNANSWERED as error:
-            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
-        except (BillingRefused, LedgerUnavailable):
+            return await self._bank.request(self._holder, message)
+        except NotAnswered:
+            raise
+        except (BillingRefused, LedgerUnavailable, AuthenticationFailed):
             # An answer: nothing came of it, and nobody need wait for the end of a hold that never was.
             if isinstance(message, RequestApproval):
                 self.put_off()
@@ -211,11 +210,11 @@ class AccountPurse:
         else:
             message = Release(self._key, receipt.error or receipt.outcome, receipt, self._withdraws)
         try:
-            ended: Ended = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
+            ended: Ended = await self._bank.request(self._holder, message)
         except trio.Cancelled:
             self._tell(message)
             raise
-        except _UNANSWERED as error:
+        except NotAnswered as error:
             # An ask that was given up may be skipped by its receiver; a tell is not, and a repeat is harmless (M3).
             self._tell(message)
             logger.error("request %s: its end is not confirmed yet: %s", self._key, error)
@@ -229,8 +228,8 @@ class AccountPurse:
 
     def _tell(self, message: Renew | Settle | Release) -> None:
         try:
-            self._accounts.ref(self._agent_id).tell(message)
-        except _UNANSWERED as error:
+            self._bank.tell(self._holder, message)
+        except NotAnswered as error:
             logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
 
 

@@ -5,7 +5,7 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
-from arbstr.store._answers import find_agent_id
+from arbstr.store._answers import find_agent_id, read_remote_holds
 from arbstr.store._backup import Copied, back_up, restore
 from arbstr.store._check import ChainReport, QuickReport, quick_check, verify_chain
 from arbstr.store._errors import (
@@ -56,6 +56,7 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -102,6 +103,7 @@ from arbstr.store._values import (
     BudgetRow,
     Change,
     CheckReport,
+    DropRemoteHold,
     EventProgress,
     EventRow,
     EventState,
@@ -110,6 +112,7 @@ from arbstr.store._values import (
     HoldRenewal,
     HoldRow,
     HoldState,
+    KeepRemoteHold,
     LedgerAccount,
     NewAgent,
     PaymentRow,
@@ -118,6 +121,8 @@ from arbstr.store._values import (
     Posting,
     ReceiptOnly,
     ReceiptRow,
+    RemoteHoldRow,
+    RemoteHoldState,
     TokenRow,
 )
 from arbstr.store._vault_queries import (
@@ -174,6 +179,7 @@ __all__ = [
     "Dashboard",
     "DashboardAgent",
     "DeadEvents",
+    "DropRemoteHold",
     "DueEvents",
     "DuplicateKey",
     "Durability",
@@ -197,6 +203,7 @@ __all__ = [
     "HoldRow",
     "HoldState",
     "HoldTotals",
+    "KeepRemoteHold",
     "Ledger",
     "LedgerAccount",
     "ListAgents",
@@ -220,6 +227,9 @@ __all__ = [
     "ReceiptRow",
     "RecordedUsage",
     "Refused",
+    "RemoteHoldRow",
+    "RemoteHoldState",
+    "RemoteHolds",
     "RequestFilter",
     "RequestPage",
     "Sort",
@@ -281,6 +291,7 @@ __all__ = [
     "read_hold",
     "read_hold_totals",
     "read_open_holds",
+    "read_remote_holds",
     "recorded_usage",
     "request_hold_id",
     "requests_after",

@@ -33,6 +33,7 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -42,15 +43,27 @@ from arbstr.store._rows import (
     EVENT_COLUMNS,
     PAYMENT_COLUMNS,
     POLICY_COLUMNS,
+    REMOTE_HOLD_COLUMNS,
     TOKEN_COLUMNS,
     approval_row,
     budget_row,
     event_row,
     payment_row,
     policy_row,
+    remote_hold_row,
     token_row,
 )
-from arbstr.store._values import AgentRow, ApprovalRow, BudgetRow, EventRow, HoldRow, PaymentRow, PolicyRow, TokenRow
+from arbstr.store._values import (
+    AgentRow,
+    ApprovalRow,
+    BudgetRow,
+    EventRow,
+    HoldRow,
+    PaymentRow,
+    PolicyRow,
+    RemoteHoldRow,
+    TokenRow,
+)
 
 A = TypeVar("A")
 Row = tuple[Any, ...]
@@ -195,12 +208,20 @@ def read_tokens(db: Connection) -> list[TokenRow]:
 
 
 def find_agent_id(db: Connection, agent: str) -> str | None:
-    """Of the agent with this id or, failing that, of the first with this name."""
+    """Of the agent with this id or, failing that, of the first with this name; also of another vault's agent, by its
+    id, when there are receipts of it."""
     named = db.execute(
         "SELECT agent_id FROM agents WHERE agent_id = ?1 OR name = ?1 ORDER BY agent_id != ?1, agent_id LIMIT 1",
         (agent,),
     ).fetchone()
+    named = named or db.execute("SELECT agent_id FROM receipts WHERE agent_id = ? LIMIT 1", (agent,)).fetchone()
     return named[0] if named else None
+
+
+def read_remote_holds(db: Connection) -> list[RemoteHoldRow]:
+    """All that a vault in another process has not heard the end of, or will not take, oldest first."""
+    rest = "remote_holds ORDER BY created_ns, reservation_id"
+    return list(_select(db, remote_hold_row, REMOTE_HOLD_COLUMNS, rest))
 
 
 def _tokens_of(db: Connection, question: TokensOf) -> tuple[TokenRow, ...]:
@@ -248,5 +269,12 @@ _ANSWERS: dict[type, Callable[[Connection, Any], Any]] = {
     PendingApprovals: _pending_approvals,
     DeadEvents: _dead_events,
     DueEvents: _due_events,
+    RemoteHolds: lambda db, question: _select(
+        db,
+        remote_hold_row,
+        REMOTE_HOLD_COLUMNS,
+        "remote_holds WHERE state = ? ORDER BY created_ns, reservation_id",
+        question.state.value,
+    ),
     FindEvent: lambda db, question: _one(db, event_row, EVENT_COLUMNS, "outbox WHERE event_id = ?", question.event_id),
 }
