@@ -393,6 +393,8 @@ class AgentAccountActor(TrioActor):
             details["reason"] = message.reason
         elif move.after.debt_msat > before.debt_msat:
             details["debt_msat"] = move.after.debt_msat
+        if message.receipt is not None and message.receipt.request_id != message.key:
+            details["request_id"] = message.receipt.request_id  # it is held under its approval's id
         change = AccountChange(
             key=f"end:{message.key}",
             kind="settle" if settled else "release",

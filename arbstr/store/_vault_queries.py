@@ -318,10 +318,10 @@ def _with_hold(db: sqlite3.Connection, row: AuditRow) -> HistoryRow:
         return HistoryRow(row)
     statement = (
         "SELECT h.hold_id, r.request_id, r.prompt_tokens, r.completion_tokens, r.provider, r.duration_us "
-        "FROM holds h LEFT JOIN receipts r ON r.request_id IN (h.key, h.hold_id) AND r.hold_id = h.hold_id "
+        "FROM holds h LEFT JOIN receipts r ON r.request_id IN (h.key, h.hold_id, ?) AND r.hold_id = h.hold_id "
         "WHERE h.key = ? AND h.agent_id = ?"
     )
-    found = db.execute(statement, (key, row.agent_id)).fetchone()
+    found = db.execute(statement, (row.details.get("request_id"), key, row.agent_id)).fetchone()
     if found is None:
         return HistoryRow(row)
     hold_id, request_id, tokens_in, tokens_out, provider, duration_us = found

@@ -251,6 +251,11 @@ def test_who_decided_and_why_is_in_the_audit_log(office: Office) -> None:
     assert told["APPROVAL_GRANTED"]["by"] == "ada"
     assert told["APPROVAL_GRANTED"]["reason"] == "worth it"
     assert {one["approval_id"] for one in told.values()} == {approval_id}
+    with office.program.client(office.token) as http:
+        history = http.get(f"/agents/{office.agent_id}/history?action_type=PAYMENT_SETTLED").json()["entries"]
+    assert history[0]["ref_id"] == "tx_" + approval_id.removeprefix("apr_")
+    assert history[0]["metadata"]["provider"] == "a"
+    assert history[0]["metadata"]["tokens_out"] > 0
 
 
 # The terminal
