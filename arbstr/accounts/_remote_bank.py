@@ -131,7 +131,7 @@ class RemoteBank:
             case Extend():
                 return self._extend(message)
             case RequestApproval():
-                raise BillingRefused("a vault in another process asks no human about requests", status=403)
+                raise TypeError("a vault in another process asks no human about requests")
             case _:
                 return self._end(message)
 
@@ -173,6 +173,12 @@ class RemoteBank:
     # Reserving
 
     async def _reserve(self, holder: Holder, message: Reserve) -> Held:
+        if message.approval_id is not None:
+            raise BillingRefused(
+                "the accounts are in another process, where no human is asked about requests; send it without approval",
+                status=404,
+                reason="approval_not_found",
+            )
         waiting = self.backlog.waiting + self.backlog.searched
         if waiting >= self._pending_threshold:
             raise SettlementsWaiting(

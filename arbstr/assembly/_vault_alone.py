@@ -16,9 +16,10 @@ from actors import ActorSystem
 from arbstr.accounts import Accounts, resolve_orphans
 from arbstr.assembly._housekeeping import HOUSEKEEPING_S, count_open_holds
 from arbstr.assembly._program import refuse_wrong_books, run_program
+from arbstr.assembly._reload import Reloader
 from arbstr.assembly._vault import Vault
 from arbstr.config import Config, VaultConfig
-from arbstr.edge import Gate, Services, make_app, open_listeners
+from arbstr.edge import Gate, Services, addresses_of, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.errors import NotFound
 from arbstr.providers import ProviderView
@@ -83,8 +84,10 @@ async def _serve(
         vault=await vault.start(config.server, stack),
         vault_alone=True,
     )
+    reloader = Reloader(config, None, _keep, tuple(addresses_of(listeners)))
+    await reloader.announce()
     async with trio.open_nursery() as nursery:
-        told_to_stop: trio.Event = await nursery.start(_listen_to_signals)
+        told_to_stop: trio.Event = await nursery.start(_listen_to_signals, reloader)
         nursery.start_soon(keeper.run)
         await serve_edge(
             make_app(services, Gate()), config.server, listeners=listeners, bound=_announce, shutdown=told_to_stop
@@ -102,7 +105,13 @@ def _announce(addresses: list[str]) -> None:
         print(f"arbstr {arbstr.__version__} vault listening on {address}", flush=True)  # noqa: T201 - for scripts, too
 
 
-async def _listen_to_signals(task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED) -> None:
+async def _keep(_: Config) -> None:
+    """There is nothing that could take another configuration."""
+
+
+async def _listen_to_signals(
+    reloader: Reloader, task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED
+) -> None:
     """The first SIGINT or SIGTERM sets the event that is reported."""
     told_to_stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -111,6 +120,7 @@ async def _listen_to_signals(task_status: trio.TaskStatus[trio.Event] = trio.TAS
             name = signal.Signals(number).name
             if number == signal.SIGHUP:
                 logger.info("received %s: a vault reads its configuration when it starts, and not again", name)
+                await reloader.reload()  # which leaves word of that
             else:
                 logger.info("received %s, stopping: what is under way may end", name)
                 told_to_stop.set()
