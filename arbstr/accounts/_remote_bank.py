@@ -170,6 +170,15 @@ class RemoteBank:
     # Reserving
 
     async def _reserve(self, holder: Holder, message: Reserve) -> Held:
+        if (
+            getattr(message, "approval_id", None) is not None
+        ):  # granted by a human of this process, of which there is none
+            raise BillingRefused(
+                "approvals of requests are kept by a vault in another process, which does not tell of them; "
+                "send the request without one",
+                status=409,
+                reason="no_open_hold",
+            )
         waiting = self.backlog.waiting + self.backlog.searched
         if waiting >= self._pending_threshold:
             raise SettlementsWaiting(
@@ -275,6 +284,8 @@ class RemoteBank:
             if holding is not None:
                 del self._holdings[message.key]
                 self._search(holding)
+            if isinstance(message, Settle):  # nothing is bought without a hold
+                raise BillingRefused(f"there is no hold {message.key}", status=404, reason="no_open_hold")
             return Ended(message.key, 0, 0, 0, recorded=False)
         row = _ended(holding.row, message)
         try:
