@@ -137,8 +137,10 @@ class Settlements(TrioActor):
 
     def on_receive(self, message: Any) -> None:
         match message:
-            case Owe(hold, receipt, written):
-                self._owe(hold) if written else self._write_and_owe(hold, receipt)
+            case Owe(hold, written=True):
+                self._owe(hold)
+            case Owe(hold, receipt):
+                self._write_and_owe(hold, receipt)
             case Search():
                 self._searched += 1
                 self.spawn(self._search, message)
