@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     soak_verb.add_argument("--plot", type=Path, metavar="FILE.png")
     check_verb = verbs.add_parser("check", help="fail when a request has become dearer than the stored ratios say")
     check_verb.add_argument("--rounds", type=_positive, default=check.CheckOptions().rounds)
-    check_verb.add_argument("--seconds", type=_above_zero, default=check.CheckOptions().seconds, help="of plain load")
+    check_verb.add_argument("--requests", type=_positive, default=check.CheckOptions().requests, help="per round")
     check_verb.add_argument("--streams", type=_positive, default=check.CheckOptions().streams, help="per round")
     check_verb.add_argument("--ratios", type=Path, metavar="FILE", default=check.RATIOS)
     check_verb.add_argument("--store", action="store_true", help="write the ratios instead of judging by them")
