@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import ActorSystem, TrioActor, TrioActorRef
@@ -269,20 +269,13 @@ async def test_vault_that_does_not_say_is_asked_again_until_five_seconds_have_pa
         assert it.vault.held == 0
 
 
-@frozen
-class Claimed(Reserve):
-    """What a request asks for that has come for its approval."""
-
-    approval_id: str | None = None
-
-
 async def test_request_that_comes_for_an_approval_is_refused_and_nothing_is_held(autojump_clock: MockClock) -> None:
     """It would be held for under one key and ended under another."""
     async with rig() as it:
-        claimed = Claimed("r1", 10_000, "m", "p", approval_id="apr_1")
+        claimed = Reserve("r1", 10_000, "m", "p", approval_id="apr_1")
         with pytest.raises(BillingRefused) as refused:
             await it.bank.request(it.holder(), claimed)
-        assert (refused.value.status, it.vault.sent("reserve"), it.bank.open_holds()[0]) == (409, [], 0)
+        assert (refused.value.status, it.vault.sent("reserve"), it.bank.open_holds()[0]) == (404, [], 0)
 
 
 async def test_settlement_without_a_hold_is_refused_and_not_taken_for_done(autojump_clock: MockClock) -> None:
