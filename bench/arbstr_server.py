@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -25,6 +27,9 @@ class Arbstr:
     durability: str = "full"
     model: str = MODEL
     accounts: bool = True
+    max_requests: int = 1_000
+    admin_token: str = field(factory=partial(secrets.token_hex, 16))
+    """Bearer that may see everything, ``GET /metrics`` too."""
     token: str = field(default="", init=False)
     _starts: int = field(default=0, init=False)
 
@@ -36,12 +41,9 @@ class Arbstr:
     def database(self) -> Path:
         return self.directory / "arbstr.db"
 
-    async def create(self, budget_sats: int) -> None:
+    async def create(self, budget_sats: int, *, vault: Mapping[str, object] | None = None) -> None:
         """Write the configuration and make the one agent with that deposit. Raises ChildFailed."""
-        text = config_text(
-            self.providers, database=self.database, durability=self.durability, model=self.model, accounts=self.accounts
-        )
-        self._write_config(text)
+        self.write(vault=vault)
         if not self.accounts:
             return
         output = await self._command("agents", "add", AGENT, "--deposit", str(budget_sats))
@@ -50,7 +52,18 @@ class Arbstr:
             raise ChildFailed(f"`arbstr agents add` printed {output!r}, expected agent_id, name and token")
         self.token = fields[2]
 
-    def _write_config(self, text: str) -> None:
+    def write(self, *, vault: Mapping[str, object] | None = None) -> None:
+        """Write the configuration alone."""
+        text = config_text(
+            self.providers,
+            database=self.database,
+            durability=self.durability,
+            model=self.model,
+            max_requests=self.max_requests,
+            admin_token=self.admin_token,
+            vault=vault,
+            accounts=self.accounts,
+        )
         self.directory.mkdir(exist_ok=True)
         self.config.touch(mode=0o600)
         self.config.write_text(text)
@@ -68,9 +81,9 @@ class Arbstr:
             return done.stdout.decode()
         raise ChildFailed(f"`arbstr {' '.join(words)}` did not end within {COMMAND_S:g} s")
 
-    def server(self, *words: str) -> Child:
-        """The server process, not yet started; its output goes to a file of its own. ``words`` are more options."""
+    def server(self, verb: str = "serve", listen: str = "127.0.0.1:0", options: Sequence[str] = ()) -> Child:
+        """The server process, not yet started; its output goes to a file of its own."""
         self._starts += 1
-        log = self.directory / f"serve-{self._starts:03d}.log"
-        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", "127.0.0.1:0", *words]
+        log = self.directory / f"{verb}-{self._starts:03d}.log"
+        command = [*arbstr_command(), verb, "-c", str(self.config), "-l", listen, *options]
         return Child(command, log, ends_with=frozenset((0,)))

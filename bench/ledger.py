@@ -13,6 +13,7 @@ from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
+from arbstr.assembly import relaxed_collector
 from bench import machine, render
 from bench.ledger_cells import ACTORS, NAIVE, Round, by_actors, fill, naive, new_books
 
@@ -93,7 +94,7 @@ def specs(scale: float) -> tuple[Spec, ...]:
 async def ledger(options: LedgerOptions) -> LedgerReport:
     """Measure in interleaved rounds, so that every cell meets the same machine."""
     wanted = specs(options.scale)
-    with tempfile.TemporaryDirectory(prefix="arbstr-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="arbstr-bench-") as folder, relaxed_collector():  # as ``arbstr serve``
         databases = await trio.to_thread.run_sync(_databases, Path(folder), wanted)
         rounds: list[list[Round]] = [[] for _ in wanted]
         for _ in range(options.rounds):

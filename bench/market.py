@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -101,6 +101,7 @@ class ProviderEntry:
     input_rate: str
     output_rate: str
     breaker_open_s: float = BREAKER_OPEN_S
+    max_concurrent: int = 256
 
 
 def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEntry]:
@@ -110,19 +111,32 @@ def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEnt
 
 
 def config_text(
-    providers: Sequence[ProviderEntry], *, database: Path, durability: str, model: str = MODEL, accounts: bool = True
+    providers: Sequence[ProviderEntry],
+    *,
+    database: Path,
+    durability: str,
+    model: str = MODEL,
+    max_requests: int = 1_000,
+    admin_token: str = "",
+    vault: Mapping[str, object] | None = None,
+    accounts: bool = True,
 ) -> str:
-    """A configuration file: these providers, quiet logs. Rates are sats per 1,000,000 tokens."""
+    """A configuration file: these providers, quiet logs. Rates are sats per 1,000,000 tokens.
+
+    ``vault`` are keys of ``[vault]`` with their values as TOML has them.
+    """
+    admin = f'\nadmin_token = "{admin_token}"' if admin_token else ""
     head = [
         f'rate_unit = "{RATE_UNIT}"',
-        '[server]\nlisten = "127.0.0.1:0"',
+        f'[server]\nlisten = "127.0.0.1:0"\nmax_requests = {max_requests}' + admin,
         f'[database]\npath = {json.dumps(str(database))}\ndurability = "{durability}"',
-        *(["[vault]"] if accounts else []),
+        *(["\n".join(["[vault]", *(f"{key} = {value}" for key, value in (vault or {}).items())])] if accounts else []),
         '[logging]\nlevel = "warning"',
     ]
     tables = [
         f"[[providers]]\nname = {json.dumps(p.name)}\nurl = {json.dumps(p.url)}\nmodels = [{json.dumps(model)}]\n"
-        f"input_rate = {p.input_rate}\noutput_rate = {p.output_rate}\nbreaker_open_s = {p.breaker_open_s:.3f}"
+        f"input_rate = {p.input_rate}\noutput_rate = {p.output_rate}\nbreaker_open_s = {p.breaker_open_s:.3f}\n"
+        f"max_concurrent = {p.max_concurrent}"
         for p in providers
     ]
     return "\n\n".join(head + tables) + "\n"

@@ -125,7 +125,7 @@ async def _start(stack: AsyncExitStack, directory: Path, options: WorkersOptions
             name = _name(count)
             arbstr = Arbstr(directory / f"{accounts}-{count}", [provider], accounts=accounts)
             await arbstr.create(BUDGET_SATS)
-            child = await stack.enter_async_context(arbstr.server("--workers", str(count)))
+            child = await stack.enter_async_context(arbstr.server(options=("--workers", str(count))))
             target = Target.of(await child.address(), MODEL, arbstr.token)
             contenders.append(Contender(name, arbstr, child, target))
     return contenders

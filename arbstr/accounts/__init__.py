@@ -47,12 +47,16 @@ from arbstr.accounts._messages import (
     Sweep,
     Unfreeze,
 )
-from arbstr.accounts._now import deposit_now
+from arbstr.accounts._now import deposit_now, find_agent
 from arbstr.accounts._payment_messages import Decided, RequestApproval
 from arbstr.accounts._payments import Execute, Payments, SendPayment
+from arbstr.accounts._payments_desk import not_granted
 from arbstr.accounts._policy import PaymentDecision, Verdict, check_payment, check_request
 from arbstr.accounts._recovery import resolve_orphans
+from arbstr.accounts._remote_bank import RemoteBank, resolve_remote_orphans
+from arbstr.accounts._settlements import Backlog, Settlements
 from arbstr.accounts._tokens import TokenTable
+from arbstr.accounts._vault_client import VaultClient
 from arbstr.accounts._webhooks import Replay, TellingLedger, Wake, Webhooks, WebhookTarget
 
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "AskEnter",
     "AskPage",
     "AskTouch",
+    "Backlog",
     "Balance",
     "Bank",
     "Client",
@@ -90,6 +95,7 @@ __all__ = [
     "PaymentDecision",
     "Payments",
     "Release",
+    "RemoteBank",
     "Renew",
     "Replay",
     "RequestApproval",
@@ -102,12 +108,14 @@ __all__ = [
     "Session",
     "SetPolicy",
     "Settle",
+    "Settlements",
     "Sweep",
     "TellLeft",
     "TellSpent",
     "TellingLedger",
     "TokenTable",
     "Unfreeze",
+    "VaultClient",
     "Verdict",
     "WaitFor",
     "Wake",
@@ -116,6 +124,9 @@ __all__ = [
     "check_payment",
     "check_request",
     "deposit_now",
+    "find_agent",
+    "not_granted",
     "request_approval",
     "resolve_orphans",
+    "resolve_remote_orphans",
 ]

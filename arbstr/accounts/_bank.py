@@ -1,7 +1,8 @@
 """What a request needs of accounts, and nothing else: whose a token is, and messages to the account that pays.
 
 ``Accounts`` is a bank in this process. One in another process is spoken to with the same messages (``Reserve``,
-``Extend``, ``Renew``, ``Settle``, ``Release``); who asks cannot tell the difference, but for the time it takes.
+``Extend``, ``Renew``, ``Settle``, ``Release``); who asks cannot tell the difference, but for the time it takes. A human
+is asked (``RequestApproval``) in this process only.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any, Protocol
 from attrs import field, frozen
 
 from arbstr.accounts._messages import Extend, Release, Renew, Reserve, Settle
+from arbstr.accounts._payment_messages import RequestApproval
 from arbstr.secrets import Secret
 
-Asked = Reserve | Extend | Settle | Release
+Asked = Reserve | Extend | Settle | Release | RequestApproval
 Told = Renew | Settle | Release
 
 

@@ -18,8 +18,10 @@ from actors import ActorSystem, AskTimeout, TrioFuture
 from arbstr.accounts._bank import Asked, Holder, Told
 from arbstr.accounts._link_shapes import (
     FROM_ACCOUNTS,
+    AnswerApproval,
     AnswerEnded,
     AnswerHeld,
+    AskApproval,
     AskEnter,
     AskExtend,
     AskPage,
@@ -46,10 +48,11 @@ from arbstr.accounts._link_shapes import (
     not_answered,
 )
 from arbstr.accounts._messages import Ended, Extend, Held, Release, Renew, Reserve, Settle
+from arbstr.accounts._payment_messages import RequestApproval
 from arbstr.accounts._tokens import TokenTable
 from arbstr.errors import LedgerUnavailable, NotAnswered
 from arbstr.link import Link, LinkError, LinkLost, Reply
-from arbstr.store import ReceiptRow
+from arbstr.store import ApprovalRow, ReceiptRow
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +226,7 @@ class LinkBank:
         return not (isinstance(answer, Refused) and answer.kind in _AGAIN)
 
 
-def _asking(holder: Holder, message: Asked) -> AskReserve | AskExtend | AskSettle | AskRelease:
+def _asking(holder: Holder, message: Asked) -> AskReserve | AskApproval | AskExtend | AskSettle | AskRelease:
     agent_id = holder.agent_id
     match message:
         case Reserve():
@@ -235,7 +238,10 @@ def _asking(holder: Holder, message: Asked) -> AskReserve | AskExtend | AskSettl
                 message.provider,
                 message.correlation_id,
                 message.budget_id,
+                message.approval_id,
             )
+        case RequestApproval():
+            return AskApproval(agent_id, message)
         case Extend():
             return AskExtend(agent_id, message)
         case Settle():
@@ -244,11 +250,13 @@ def _asking(holder: Holder, message: Asked) -> AskReserve | AskExtend | AskSettl
             return AskRelease(agent_id, message)
 
 
-def _content(answer: Any) -> Held | Ended:
+def _content(answer: Any) -> Held | Ended | ApprovalRow:
     if isinstance(answer, AnswerHeld):
         return answer.held
     if isinstance(answer, AnswerEnded):
         return answer.ended
+    if isinstance(answer, AnswerApproval):
+        return answer.approval
     raise NotAnswered(f"the accounts answered with {type(answer).__name__}", retry_after_s=1)
 
 

@@ -17,8 +17,10 @@ from actors import ActorDeadError, InboxFull, SystemNotRunning, TrioFuture
 from arbstr.accounts._accounts import Accounts
 from arbstr.accounts._link_shapes import (
     FROM_CORES,
+    AnswerApproval,
     AnswerEnded,
     AnswerHeld,
+    AskApproval,
     AskEnter,
     AskExtend,
     AskPage,
@@ -44,10 +46,19 @@ from arbstr.accounts._link_shapes import (
     not_answered,
     refused,
 )
-from arbstr.accounts._messages import Held, Renew, Reserve
+from arbstr.accounts._messages import Ended, Held, Renew, Reserve
 from arbstr.errors import ArbstrError, InternalError, LedgerUnavailable, Overloaded
 from arbstr.link import LinkError, Peer, Reply
-from arbstr.store import DuplicateKey, Ledger, ReceiptOnly, ReceiptRow, StoreError, StoreUnavailable, TokenRow
+from arbstr.store import (
+    ApprovalRow,
+    DuplicateKey,
+    Ledger,
+    ReceiptOnly,
+    ReceiptRow,
+    StoreError,
+    StoreUnavailable,
+    TokenRow,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +317,7 @@ class _Visit:
             reply(refused(LedgerUnavailable("there are no accounts here")))
         elif isinstance(message, AskReserve):
             self._ask(message.agent_id, _reserve(message, session), reply)
-        elif isinstance(message, AskExtend):
+        elif isinstance(message, AskExtend | AskApproval):
             self._ask(message.agent_id, message.message, reply)
         elif isinstance(message, AskSettle | AskRelease):
             receipt = message.message.receipt
@@ -355,6 +366,7 @@ def _reserve(message: AskReserve, session: Session) -> Reserve:
         message.correlation_id,
         session,
         message.budget_id,
+        approval_id=message.approval_id,
     )
 
 
@@ -366,4 +378,10 @@ def _pass_on(reply: Reply, future: TrioFuture[Any]) -> None:
     except Exception as error:  # an actor that died: whether it had done it, nobody knows
         reply(refused(not_answered(error)))
     else:
-        reply(AnswerHeld(answer) if isinstance(answer, Held) else AnswerEnded(answer))
+        reply(_answer(answer))
+
+
+def _answer(answer: Held | Ended | ApprovalRow) -> AnswerHeld | AnswerEnded | AnswerApproval:
+    if isinstance(answer, Held):
+        return AnswerHeld(answer)
+    return AnswerEnded(answer) if isinstance(answer, Ended) else AnswerApproval(answer)

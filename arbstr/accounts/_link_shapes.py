@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from arbstr import errors
 from arbstr.accounts._messages import Ended, Extend, Held, Release, Settle
+from arbstr.accounts._payment_messages import RequestApproval
 from arbstr.errors import ArbstrError, InternalError, NotAnswered
 from arbstr.link import Codec, LinkMessage
-from arbstr.store import ReceiptRow, TokenRow
+from arbstr.store import ApprovalRow, ReceiptRow, TokenRow
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Sample = tuple[str, dict[str, str], float]
@@ -51,6 +52,14 @@ class AskReserve(LinkMessage, frozen=True, array_like=True, tag=3):
     provider: str
     correlation_id: str | None
     budget_id: str | None
+    approval_id: str | None
+
+
+class AskApproval(LinkMessage, frozen=True, array_like=True, tag=14):
+    """Answer: ``AnswerApproval``."""
+
+    agent_id: str
+    message: RequestApproval
 
 
 class AskExtend(LinkMessage, frozen=True, array_like=True, tag=4):
@@ -154,6 +163,10 @@ class AnswerEnded(LinkMessage, frozen=True, array_like=True, tag=42):
     ended: Ended
 
 
+class AnswerApproval(LinkMessage, frozen=True, array_like=True, tag=49):
+    approval: ApprovalRow
+
+
 class Done(LinkMessage, frozen=True, array_like=True, tag=43):
     pass
 
@@ -206,6 +219,7 @@ FROM_CORES: Final = Codec(
     Hello
     | Goodbye
     | AskReserve
+    | AskApproval
     | AskExtend
     | AskSettle
     | AskRelease
@@ -221,7 +235,17 @@ FROM_CORES: Final = Codec(
 )
 """What the process of the accounts takes."""
 FROM_ACCOUNTS: Final = Codec(
-    Welcome | AnswerHeld | AnswerEnded | Done | Page | Refused | Entered | Limited | TokensChanged | ReadGauges
+    Welcome
+    | AnswerHeld
+    | AnswerEnded
+    | AnswerApproval
+    | Done
+    | Page
+    | Refused
+    | Entered
+    | Limited
+    | TokensChanged
+    | ReadGauges
 )
 """What a core takes."""
 
@@ -233,6 +257,7 @@ _KINDS: Final = {
         errors.NotFound,
         errors.PermissionRefused,
         errors.BillingRefused,
+        errors.ApprovalNeeded,
         errors.LedgerUnavailable,
         errors.NotAnswered,
         errors.Overloaded,

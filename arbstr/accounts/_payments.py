@@ -142,9 +142,12 @@ class Payments(TrioActor):
         driven = self._driven[transaction_id]
         try:
             row = await self._open(transaction_id, message)
+            if row.transaction_id not in self._driven and row.state not in FINAL:
+                row = await self._open(transaction_id, message)  # it may have ended while word of it came
         except (ArbstrError, *UNANSWERED) as error:
             # After a timeout it may be held yet: then it is, and stays, a payment that was never sent.
             del self._driven[transaction_id]
+            driven.told.set()
             refused = error if isinstance(error, ArbstrError) else LedgerUnavailable(str(error), retry_after_s=1)
             reply.set_exception(refused)
             if isinstance(error, AskTimeout):
@@ -152,10 +155,7 @@ class Payments(TrioActor):
             return
         if row.transaction_id != transaction_id:  # a repeat of an earlier one
             del self._driven[transaction_id]
-            driven = self._driven.get(row.transaction_id) or _Driven(row)
-            if driven.row is None or row.transaction_id not in self._driven:
-                driven.is_now(row)
-                driven.told.set()
+            driven = self._of_first(row)
         elif row.state is S.HELD:
             driven.row = row
             self.spawn(self._drive, row)
@@ -164,6 +164,15 @@ class Payments(TrioActor):
             driven.is_now(row)
             driven.told.set()
         await self._tell(driven, message.wait_s, reply)
+
+    def _of_first(self, row: PaymentRow) -> _Driven:
+        driven = self._driven.get(row.transaction_id)
+        if driven is None:
+            driven = _Driven(row)
+            driven.told.set()
+        elif driven.row is None:  # its own asker is about to hear of it
+            driven.row = row
+        return driven
 
     async def _open(self, transaction_id: str, message: SendPayment) -> PaymentRow:
         draft = Draft(

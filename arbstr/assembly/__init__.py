@@ -5,7 +5,9 @@ above it can need it any more: the edge lets requests end, accounts answer their
 queued.
 """
 
+from arbstr.assembly._collector import relaxed_collector
 from arbstr.assembly._reload import Reloader
 from arbstr.assembly._start import serve
+from arbstr.assembly._vault_alone import serve_vault
 
-__all__ = ["Reloader", "serve"]
+__all__ = ["Reloader", "relaxed_collector", "serve", "serve_vault"]

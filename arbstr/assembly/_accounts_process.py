@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 import socket
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -31,20 +30,21 @@ from arbstr.accounts import (
     TellSpent,
     resolve_orphans,
 )
+from arbstr.assembly._collector import relaxed_collector
 from arbstr.assembly._control import Ready, Reins, say_failed
 from arbstr.assembly._core import ConfigSource
 from arbstr.assembly._door import Doorman
 from arbstr.assembly._housekeeping import HoldCount, keep_accounts
-from arbstr.assembly._serve import STOP_GRACE_S, demo_agent, refuse_wrong_books
+from arbstr.assembly._program import refuse_wrong_books
+from arbstr.assembly._serve import STOP_GRACE_S, demo_agent
 from arbstr.assembly._vault import Vault
-from arbstr.assembly._views import inbox_depths
+from arbstr.assembly._views import VaultGauges
 from arbstr.config import Config, ConfigError, reloaded
 from arbstr.edge import EdgeApp, Gate, Services, answer_page, make_app
 from arbstr.errors import AuthenticationFailed, NotFound
-from arbstr.providers import ProviderView
 from arbstr.requests import Caller, Limits, ModelRequest, PlainAnswer, Quote, Responder
 from arbstr.store import NewAgent, OrphanedHolds, ProcessLock, ReceiptRow, Store, StoreError, TokenRow
-from arbstr.telemetry import ACCOUNTS, Logs, Metrics, OpenHolds, ProcessGauges, render_together, start_logging
+from arbstr.telemetry import ACCOUNTS, Logs, Metrics, ProcessGauges, render_together, start_logging
 
 logger = logging.getLogger("arbstr")
 
@@ -75,7 +75,8 @@ def run_accounts(seed: AccountsSeed) -> int:
     """Be the process of the accounts. Returns its exit code."""
     logs = start_logging(seed.config.logging, worker=ACCOUNTS)
     try:
-        return trio.run(_run, seed, logs)
+        with relaxed_collector():
+            return trio.run(_run, seed, logs)
     finally:
         logs.stop()
 
@@ -139,7 +140,7 @@ class _Process:
                     vault.accounts.ref(agent_id)
                 services.vault = await vault.start(config.server, stack)
             gate = Gate()
-            around = _Around(system, store, count, accounts is not None)
+            around = VaultGauges(system, store, None if accounts is None else count)
             self._configure_limits()
             answers = _Answers(make_app(services, gate), Metrics(None), ProcessGauges(around), Doorman(self.limits))
             desk = LinkDesk(accounts, store if vault is None else vault.ledger, answers)
@@ -229,31 +230,6 @@ class _Answers:
         cores = await self.desk.gauges()
         told = [(str(worker), gauges) for worker, gauges in cores]
         return Page(200, (), render_together(self.metrics.registry, [(ACCOUNTS, self.own.gauges()), *told]))
-
-
-@frozen
-class _Around:
-    """The gauges of this process (``arbstr.telemetry.Surroundings``)."""
-
-    system: ActorSystem
-    store: Store
-    count: HoldCount
-    has_accounts: bool
-
-    def providers(self) -> tuple[ProviderView, ...]:
-        return ()
-
-    def requests_in_flight(self) -> int:
-        return 0
-
-    def inbox_depths(self) -> Iterator[tuple[str, int]]:
-        return inbox_depths(self.system)
-
-    def writes_waiting(self) -> int:
-        return self.store.waiting
-
-    def open_holds(self) -> OpenHolds | None:
-        return self.count.holds if self.has_accounts else None
 
 
 def _nobody(authorization: str | None, peer: str, local: bool) -> Caller:

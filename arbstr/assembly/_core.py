@@ -14,6 +14,7 @@ from attrs import define, frozen
 
 from actors import ActorDeadError, ActorSystem, AskTimeout, InboxFull
 from arbstr.accounts import AskPage, LinkBank
+from arbstr.assembly._collector import relaxed_collector
 from arbstr.assembly._control import Ready, Reins, say_failed
 from arbstr.assembly._door import FarDoor
 from arbstr.assembly._housekeeping import Keeper
@@ -68,7 +69,8 @@ def run_core(seed: CoreSeed) -> int:
     try:
         tracing = Tracing(seed.config.telemetry) if seed.config.telemetry.traces else None
         try:
-            trio.run(_run, seed, logs, tracing)
+            with relaxed_collector():
+                trio.run(_run, seed, logs, tracing)
         finally:
             if tracing is not None:
                 tracing.close()

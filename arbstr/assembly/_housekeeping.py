@@ -9,7 +9,7 @@ import trio
 from attrs import define
 
 from actors import InboxFull, TrioActorRef
-from arbstr.accounts import Accounts
+from arbstr.accounts import Accounts, RemoteBank
 from arbstr.providers import Fleet
 from arbstr.requests import Requests
 from arbstr.store import HoldTotals, Store, StoreError, StoreUnavailable, read_hold_totals
@@ -54,7 +54,7 @@ class Keeper:
     fleet: Fleet
     catalog: TrioActorRef  # type: ignore[type-arg]  # only its being alive is asked
     requests: Requests
-    accounts: Accounts | None = None
+    accounts: Accounts | RemoteBank | None = None
     count: HoldCount | None = None
 
     async def run(self) -> None:
@@ -76,4 +76,6 @@ class Keeper:
 
     @property
     def open_holds(self) -> OpenHolds | None:
+        if isinstance(self.accounts, RemoteBank):
+            return OpenHolds(*self.accounts.open_holds())
         return None if self.count is None else self.count.holds

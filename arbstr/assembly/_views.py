@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
+import trio
 from attrs import asdict, define, field
 
 from actors import ActorSystem
-from arbstr.assembly._housekeeping import Keeper
+from arbstr.accounts import RemoteBank
+from arbstr.assembly._housekeeping import HoldCount, Keeper
 from arbstr.market import MarketBoard, MarketReport
 from arbstr.providers import Directory, ProviderView
-from arbstr.telemetry import OpenHolds
+from arbstr.telemetry import OpenHolds, Settlements
 
 
 class Waiting(Protocol):
@@ -42,11 +44,51 @@ class Gauges:
     def inbox_depths(self) -> Iterator[tuple[str, int]]:
         return inbox_depths(self.system)
 
+    def tasks(self) -> int:
+        return trio.lowlevel.current_statistics().tasks_living
+
     def writes_waiting(self) -> int:
         return self.store.waiting
 
     def open_holds(self) -> OpenHolds | None:
         return self.keeper.open_holds
+
+    def settlements(self) -> Settlements | None:
+        accounts = self.keeper.accounts
+        if not isinstance(accounts, RemoteBank):
+            return None
+        backlog = accounts.backlog
+        return Settlements(backlog.waiting, backlog.searched, backlog.dead)
+
+
+@define(eq=False)
+class VaultGauges:
+    """``arbstr.telemetry.Surroundings`` of a process without providers; ``count`` is None without accounts."""
+
+    system: ActorSystem
+    store: Waiting
+    count: HoldCount | None
+
+    def providers(self) -> tuple[ProviderView, ...]:
+        return ()
+
+    def requests_in_flight(self) -> int:
+        return 0
+
+    def inbox_depths(self) -> Iterator[tuple[str, int]]:
+        return inbox_depths(self.system)
+
+    def tasks(self) -> int:
+        return trio.lowlevel.current_statistics().tasks_living
+
+    def writes_waiting(self) -> int:
+        return self.store.waiting
+
+    def open_holds(self) -> OpenHolds | None:
+        return None if self.count is None else self.count.holds
+
+    def settlements(self) -> Settlements | None:
+        return None
 
 
 def inbox_depths(system: ActorSystem) -> Iterator[tuple[str, int]]:

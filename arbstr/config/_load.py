@@ -166,13 +166,17 @@ _SERVER: dict[str, Reader] = {
     "heartbeat_s": _float,
     "rate_limit_rps": _integer,
     "workers": _integer,
+    "http1": _text,
 }
 _SERVER_SECRETS = ("auth_token", "admin_token")
 _DATABASE: dict[str, Reader] = {"path": _path, "durability": _text}
 _VAULT: dict[str, Reader] = {
+    "url": _text,
+    "pending_threshold": _integer,
     "default_reserve_tokens": _integer,
     "hold_lease_s": _float,
     "reservation_lease_s": _float,
+    "approval_wait_s": _float,
     "webhook_url": _text,
 }
 _VAULT_SECRETS = ("internal_token", "webhook_secret")
@@ -192,6 +196,7 @@ _PROVIDER: dict[str, Reader] = {
     "on_disconnect": _text,
     "weight": _integer,
     "auto_discover": _flag,
+    "http2": _flag,
 }
 _MODEL: dict[str, Reader] = {
     "id": _text,
@@ -247,7 +252,7 @@ SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
     "server": (*_SERVER, *_SERVER_SECRETS),
     "database": tuple(_DATABASE),
     "vault": (*_VAULT, *_VAULT_SECRETS),
-    "providers": (*_PROVIDER, "api_key", "models", "rate_unit", *_RATES),
+    "providers": (*_PROVIDER, "api_key", "proxy", "models", "rate_unit", *_RATES),
     "providers.models": (*_MODEL, *_RATES),
     "policies": _POLICIES,
     "policies.rules": (*_RULE, *_CAPS),
@@ -265,8 +270,6 @@ SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
 ``[tokenstats.keys]`` are not in it: their keys are names that the operator gives."""
 
 _ABSENT = {
-    "vault.url": "a vault in another process is not in this version; without it the accounts are in this one",
-    "vault.pending_threshold": "nothing is settled later, so nothing piles up",
     "routing.standard_threshold": "it is called complexity_threshold_low",
     "routing.frontier_threshold": "it is called complexity_threshold_high",
 }
@@ -374,8 +377,11 @@ class _Table:
                 values[key] = value
         return values
 
-    def secret(self, key: str, rule: Rule) -> tuple[Secret | None, str]:
-        """The secret under this key, ``${VAR}`` expanded, and where it came from. No message shows it."""
+    def secret(self, key: str, rule: Rule, *, public: bool = False) -> tuple[Secret | None, str]:
+        """The secret under this key, ``${VAR}`` expanded, and where it came from. No message shows it.
+
+        ``public``: if it stands in the file as it is, the file need not be kept from others for it.
+        """
         value = self.data.get(key)
         if value is None:
             return None, "none"
@@ -390,7 +396,7 @@ class _Table:
                 self.problem(key, complaint)
             if complaints:
                 return None, source
-        elif value:
+        elif value and not public:
             self.report.literal_keys.append(dotted((*self.path, key)))
         try:
             rule.check(Secret(value))
@@ -474,7 +480,22 @@ def _vault(root: _Table) -> VaultConfig | None:
     values = table.fields(_VAULT, VaultConfig)
     for key in _VAULT_SECRETS:
         values[key], _ = table.secret(key, _rule_of(VaultConfig, key))
+    _vault_in_one_place(table)
     return VaultConfig(**values)
+
+
+_HERE = ("hold_lease_s", "reservation_lease_s", "webhook_url", "webhook_secret")
+"""Of ``[vault]``: what is of no use where the accounts are somewhere else."""
+
+
+def _vault_in_one_place(table: _Table) -> None:
+    """Report what has no effect, and a vault that would not let us in."""
+    if "url" not in table.data:
+        return
+    table.missing("internal_token", '"${VAULT_INTERNAL_TOKEN}", as the vault at url has it')
+    for key in _HERE:
+        if key in table.data:
+            table.problem(key, "has no effect beside url: it belongs into the configuration of the vault")
 
 
 def _provider(table: _Table, default_unit: str) -> ProviderConfig | None:
@@ -484,6 +505,7 @@ def _provider(table: _Table, default_unit: str) -> ProviderConfig | None:
     table.missing("name", '"my-provider"')
     table.missing("url", '"https://api.example.com/v1"')
     values["api_key"], values["key_source"] = _api_key(table, values.get("name"))
+    values["proxy"] = _proxy(table)
     values["rate_unit"] = table.get("rate_unit", _unit) or default_unit
     models = list(_models(table, values["rate_unit"]))
     values["models"] = tuple(models)
@@ -507,6 +529,15 @@ def _api_key(table: _Table, name: str | None) -> tuple[Secret | None, str]:
         table.problem("api_key", f"Environment variable {variable} {error}")
         return None, "convention"
     return secret, "convention"
+
+
+def _proxy(table: _Table) -> Secret | None:
+    """Most have no password, and then it is no secret that stands in the file."""
+    written = table.data.get("proxy")
+    proxy, _ = table.secret(
+        "proxy", _rule_of(ProviderConfig, "proxy"), public=isinstance(written, str) and "@" not in written
+    )
+    return proxy
 
 
 def _models(table: _Table, unit: str) -> Iterator[Model]:
@@ -726,14 +757,21 @@ def _read(text: str, source: str, environ: Mapping[str, str], *, lenient: bool) 
 
 def _finish(config: Config, report: _Report) -> Config:
     """The configuration with its warnings, or ConfigError."""
+    if problem := _workers_without_accounts(config):
+        report.problems.append(Problem(report.source, None, "server.workers", problem))
     if report.problems:
         raise ConfigError(report.problems)
     warnings = [*report.warnings, *shared_variable_warnings(report.convention_keys)]
     warnings += price_warnings(config.providers)
-    if not config.providers:
+    if not config.providers and not _is_a_vaults(config):
         warnings.append(f"{report.source} has no [[providers]]: every request will be refused")
     warnings += filter(None, (exposure_warning(config), short_admin_warning(config)))
     return attrs.evolve(config, warnings=tuple(warnings))
+
+
+def _is_a_vaults(config: Config) -> bool:
+    """Whether the file lets others hold and settle here: a vault needs no providers."""
+    return config.vault is not None and config.vault.url is None and config.vault.internal_token is not None
 
 
 def _read_file(path: Path) -> str:
@@ -797,12 +835,34 @@ def load_database(path: Path) -> tuple[DatabaseConfig, VaultConfig | None]:
     return config.database, config.vault
 
 
+def load_admin_token(path: Path, environ: Mapping[str, str]) -> Secret | None:
+    """Only ``[server] admin_token`` of a file, for tools that speak to a program which runs by it.
+
+    Raises ConfigError for a problem with it, and for a file that cannot be read or parsed.
+    """
+    config, report = _read(_read_file(path), str(path), environ, lenient=False)
+    problems = [problem for problem in report.problems if problem.key == "server.admin_token"]
+    if problems:
+        raise ConfigError(problems)
+    return config.server.admin_token
+
+
 def with_workers(config: Config, workers: int) -> Config:
     """The same configuration with so many processes; a number that cannot be is a ConfigError."""
     try:
-        return attrs.evolve(config, server=attrs.evolve(config.server, workers=workers))
+        config = attrs.evolve(config, server=attrs.evolve(config.server, workers=workers))
     except ValueError as error:
         raise ConfigError([Problem("--workers", None, "", str(error).removeprefix("workers: "))]) from None
+    if problem := _workers_without_accounts(config):
+        raise ConfigError([Problem("--workers", None, "", problem)])
+    return config
+
+
+def _workers_without_accounts(config: Config) -> str | None:
+    """Several processes have the accounts in one beside them, and not anywhere else."""
+    if config.server.workers > 1 and config.vault is not None and config.vault.url is not None:
+        return "more than one worker needs the accounts in this program: take out [vault] url, or run one worker"
+    return None
 
 
 def with_listen(config: Config, listen: str, *, source: str) -> Config:

@@ -223,6 +223,13 @@ def provider_url(value: str) -> None:
         raise ValueError(f"{_shown_url(value)} has a query or fragment; write the base URL, like {_EXAMPLE_URL}")
 
 
+def vault_url(value: str) -> None:
+    """``http:`` or ``https:``, where a vault listens."""
+    provider_url(value)
+    if value.startswith("mock:"):
+        raise ValueError(f'{_shown_url(value)} is no vault; write for example "http://127.0.0.1:8090"')
+
+
 def webhook_url(value: str) -> None:
     """``http:`` or ``https:``, with a query if need be. It may hold a key, so no message shows it."""
     try:
@@ -233,6 +240,24 @@ def webhook_url(value: str) -> None:
     plain = value.isascii() and value.isprintable() and " " not in value
     if url is None or url.scheme not in ("http", "https") or not url.hostname or not plain or url.fragment:
         raise ValueError('is not a URL (value not shown); write for example "https://ops.example.com/arbstr"')
+
+
+def proxy_url(value: str) -> None:
+    """Of an HTTP proxy. It may hold a password, so the value is not part of the message."""
+    try:
+        url = urlsplit(value)
+        _ = url.port  # raises for a port that is none
+    except ValueError:
+        url = urlsplit("")
+    if (
+        url.scheme not in ("http", "https")
+        or not url.hostname
+        or not (value.isascii() and value.isprintable() and " " not in value)
+        or url.path not in ("", "/")
+        or url.query
+        or url.fragment
+    ):
+        raise ValueError('is not the URL of an HTTP proxy (value not shown); write it like "http://proxy.example:3128"')
 
 
 _EXAMPLE_URL = '"https://api.example.com/v1"'

@@ -24,6 +24,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "console", "json")
 ON_DISCONNECT = ("close", "drain")
 DURABILITIES = ("full", "process")
+HTTP1 = ("llhttp", "h11")
 
 
 class Tier(StrEnum):
@@ -94,6 +95,11 @@ def _signing_key(value: Secret | None) -> None:
         )
 
 
+def _vault_url(value: str | None) -> None:
+    if value is not None:
+        _rules.vault_url(value)
+
+
 def _webhook_url(value: str | None) -> None:
     if value is not None:
         _rules.webhook_url(value)
@@ -102,6 +108,11 @@ def _webhook_url(value: str | None) -> None:
 def _api_key(value: Secret | None) -> None:
     if value is not None:
         _rules.header_text(value.reveal())
+
+
+def _proxy(value: Secret | None) -> None:
+    if value is not None:
+        _rules.proxy_url(value.reveal())
 
 
 def _database_path(value: Path) -> None:
@@ -128,6 +139,8 @@ class ServerConfig:
     """Requests per second of one client, whatever they are for; 0: any number."""
     workers: int = field(default=1, validator=Rule(_rules.whole(1, 64)))
     """Processes that answer requests; more than one have the accounts in another process beside them."""
+    http1: Literal["llhttp", "h11"] = field(default="llhttp", validator=Rule(_rules.one_of(HTTP1)))
+    """Which implementation reads HTTP/1.1: ours on llhttp, or Hypercorn's on h11."""
 
 
 @frozen
@@ -149,12 +162,19 @@ class VaultConfig:
     """For holds that other cores make over HTTP. The predecessor's core gives no sign of life before it settles, so
     this must be longer than any request, and than the time after which such a core comes back to settle what it owes.
     """
+    approval_wait_s: float = field(default=300.0, validator=Rule(_rules.seconds(0, 3_600)))
+    """The most that a request waits for a human with its connection open (``Prefer: wait``); 0: none does."""
     internal_token: Secret | None = field(default=None, validator=Rule(_long_token))
-    """Who presents it may reserve and settle for any agent; None: nobody may, over HTTP."""
+    """Who presents it may reserve and settle for any agent; None: nobody may, over HTTP. With ``url`` it is we who
+    present it."""
     webhook_url: str | None = field(default=None, validator=Rule(_webhook_url))
     """Where events are told; None: they are kept and told nobody."""
     webhook_secret: Secret | None = field(default=None, validator=Rule(_signing_key))
     """Signs what is told."""
+    url: str | None = field(default=None, validator=Rule(_vault_url))
+    """The vault in another process that keeps the accounts; None: they are in this one."""
+    pending_threshold: int = field(default=1_000, validator=Rule(_rules.whole(1, 1_000_000)))
+    """Of a vault in another process: while so many settlements wait for it, nothing more is bought."""
 
 
 @frozen
@@ -192,6 +212,10 @@ class ProviderConfig:
     api_key: Secret | None = field(default=None, validator=Rule(_api_key))
     key_source: str = "none"
     """``config-literal``, ``env-expanded``, ``convention`` or ``none``."""
+    http2: bool = False
+    """Offer HTTP/2; it is used when the provider's server takes it."""
+    proxy: Secret | None = field(default=None, validator=Rule(_proxy))
+    """URL of the proxy on the way to it; secret because it may hold a password. None: straight."""
     models: tuple[Model, ...] = field(default=(), converter=_models)
     """Texts become models of that name. Empty: any model, unless ``any_model`` says otherwise."""
     price: Price | None = None

@@ -27,6 +27,7 @@ from arbstr.market._fetch import FetchFailed
 from arbstr.market._merge import Merged, QuoteBook, merge, take_in, with_found
 from arbstr.market._report import DiscoveryState, MarketBoard, MarketReport
 from arbstr.providers import PooledTransport
+from arbstr.secrets import Secret
 
 logger = logging.getLogger("arbstr.market")
 
@@ -164,7 +165,8 @@ class CatalogActor(TrioActor):
         self._fleet = fleet
         self._board = board
         self._transport = transport
-        self._owns_transport = transport is None
+        self._own_transports: dict[Secret | None, httpx.AsyncBaseTransport] = {}
+        """Unless one was given: by the proxy on the way."""
         self._unix_now = unix_now
         self._chance = chance
         self._readings = {each.name: _Reading(each) for each in _discoverable(config)}
@@ -198,9 +200,9 @@ class CatalogActor(TrioActor):
         await self._close()
 
     async def _close(self) -> None:
-        if self._owns_transport and self._transport is not None:
+        for transport in self._own_transports.values():
             with suppress(httpx.TransportError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._transport.aclose()
+                await transport.aclose()
 
     async def on_receive(self, message: object) -> Any:
         match message:
@@ -250,7 +252,7 @@ class CatalogActor(TrioActor):
     async def _poll(self, ticket: int, feed: TokenstatsConfig) -> None:
         outcome: FeedAnswer | PollFailed
         try:
-            outcome = await poll(self._client(), feed)
+            outcome = await poll(self._client(None), feed)
         except PollFailed as error:
             outcome = error
         await self._hand_over(_Polled(_FEED, ticket, outcome))
@@ -258,7 +260,8 @@ class CatalogActor(TrioActor):
     async def _discover(self, job: _Job, ticket: int, provider: ProviderConfig, timeout_s: float) -> None:
         outcome: tuple[FoundModel, ...] | str
         try:
-            outcome = await discover(self._client(), provider.url, provider.api_key, timeout_s=timeout_s)
+            client = self._client(provider.proxy)
+            outcome = await discover(client, provider.url, provider.api_key, timeout_s=timeout_s)
         except FetchFailed as error:
             outcome = str(error)
         await self._hand_over(_Found(job, ticket, outcome))
@@ -267,10 +270,13 @@ class CatalogActor(TrioActor):
         with suppress(ActorDeadError):  # it is about to end, and this task with it
             await self.actor_ref.send(message)
 
-    def _client(self) -> httpx.AsyncBaseTransport:
-        if self._transport is None:
-            self._transport = PooledTransport(max_connections=MAX_CONNECTIONS, tls=True)
-        return self._transport
+    def _client(self, proxy: Secret | None) -> httpx.AsyncBaseTransport:
+        if self._transport is not None:
+            return self._transport
+        if proxy not in self._own_transports:
+            way = None if proxy is None else proxy.reveal()
+            self._own_transports[proxy] = PooledTransport(max_connections=MAX_CONNECTIONS, tls=True, proxy=way)
+        return self._own_transports[proxy]
 
     async def _take(self, message: _Found | _Polled) -> None:
         run = self._runs.get(message.job)
@@ -427,10 +433,14 @@ def _discoverable(config: Config) -> Sequence[ProviderConfig]:
 
 def _continued(reading: _Reading | None, provider: ProviderConfig) -> _Reading:
     """The same reading while the question is the same, else a new one."""
-    if reading is None or (reading.provider.url, reading.provider.api_key) != (provider.url, provider.api_key):
+    if reading is None or _question(reading.provider) != _question(provider):
         return _Reading(provider)
     reading.provider = provider
     return reading
+
+
+def _question(provider: ProviderConfig) -> tuple[object, ...]:
+    return provider.url, provider.api_key, provider.proxy
 
 
 def _kept(reading: _Reading) -> str:

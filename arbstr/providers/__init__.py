@@ -4,6 +4,7 @@ from arbstr.providers._actor import ProviderActor
 from arbstr.providers._breaker import Admission, Breaker, BreakerState, Outcome
 from arbstr.providers._directory import Directory
 from arbstr.providers._fleet import Fleet
+from arbstr.providers._http1_transport import Http1Transport
 from arbstr.providers._latency import LatencyStats, LatencySummary
 from arbstr.providers._messages import (
     Acquire,
@@ -34,6 +35,7 @@ __all__ = [
     "DiscoveredModel",
     "FailureKind",
     "Fleet",
+    "Http1Transport",
     "LatencyStats",
     "LatencySummary",
     "MockProfile",

@@ -323,5 +323,7 @@ def _way_out(config: ProviderConfig) -> tuple[object, ...]:
         config.idle_timeout_s,
         config.total_timeout_s,
         config.max_concurrent,
+        config.http2,
+        config.proxy,
         config.models if config.is_mock else None,
     )

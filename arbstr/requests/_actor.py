@@ -123,6 +123,7 @@ class RequestActor(TrioActor):
             model=request.call.model,
             correlation_id=request.correlation_id,
             owner=self.actor_ref,
+            approval_id=request.approval_id,
         )
 
     def on_stop(self) -> None:

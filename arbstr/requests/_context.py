@@ -6,9 +6,10 @@ from typing import Protocol
 
 from attrs import define, field
 
-from actors import ActorSystem
-from arbstr.accounts import Bank
+from actors import ActorSystem, TrioActorRef
+from arbstr.accounts import Approvals, Bank
 from arbstr.providers import Directory, ProviderView, Upstream
+from arbstr.requests._asking import WaitingRoom
 from arbstr.requests._interface import ModelRequest
 from arbstr.requests._limits import Door, Limits
 from arbstr.routing import Offer, Offers, Router
@@ -49,6 +50,8 @@ class RequestContext:
     door: Door | None = None
     """Who counts instead, where several processes answer requests."""
     observers: tuple[Observer, ...] = ()
+    approvals: TrioActorRef[Approvals] | None = None
+    waiting_room: WaitingRoom = field(factory=WaitingRoom)
     stopping: bool = False
     """The process is shutting down: a request that is cancelled now was cancelled by us."""
     _rotation: int = 0

@@ -51,6 +51,10 @@ class ModelRequest:
     """The client asked for the trailing cost event of a stream."""
     caller: Caller
     call: ModelCall
+    approval_id: str | None = None
+    """Of a human's word that the client has waited for, and comes for now."""
+    wait_s: float = 0.0
+    """How long the client would wait for a human (RFC 7240)."""
     complexity: str | None = None
     """What the caller says of it: ``low``, ``medium`` or ``high`` in any case; anything else is ignored."""
 

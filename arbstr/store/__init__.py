@@ -5,7 +5,7 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
-from arbstr.store._answers import find_agent_id
+from arbstr.store._answers import find_agent_id, read_remote_holds
 from arbstr.store._backup import Copied, back_up, restore
 from arbstr.store._check import ChainReport, QuickReport, quick_check, verify_chain
 from arbstr.store._errors import (
@@ -32,6 +32,7 @@ from arbstr.store._ids import (
     new_hold_id,
     new_token_id,
     new_ulid,
+    request_hold_id,
 )
 from arbstr.store._journal import HoldTotals, read_account, read_deposit, read_hold, read_hold_totals, read_open_holds
 from arbstr.store._ledger import (
@@ -56,6 +57,7 @@ from arbstr.store._ledger import (
     Question,
     ReadAccount,
     Receipts,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -103,6 +105,7 @@ from arbstr.store._values import (
     BudgetRow,
     Change,
     CheckReport,
+    DropRemoteHold,
     EventProgress,
     EventRow,
     EventState,
@@ -111,6 +114,7 @@ from arbstr.store._values import (
     HoldRenewal,
     HoldRow,
     HoldState,
+    KeepRemoteHold,
     LedgerAccount,
     NewAgent,
     PaymentRow,
@@ -119,6 +123,8 @@ from arbstr.store._values import (
     Posting,
     ReceiptOnly,
     ReceiptRow,
+    RemoteHoldRow,
+    RemoteHoldState,
     TokenRow,
 )
 from arbstr.store._vault_queries import (
@@ -132,6 +138,7 @@ from arbstr.store._vault_queries import (
     HistoryRow,
     ListPage,
     find_agent,
+    find_approval,
     find_payment,
     find_reservation,
     latest_policy,
@@ -174,6 +181,7 @@ __all__ = [
     "Dashboard",
     "DashboardAgent",
     "DeadEvents",
+    "DropRemoteHold",
     "DueEvents",
     "DuplicateKey",
     "Durability",
@@ -197,6 +205,7 @@ __all__ = [
     "HoldRow",
     "HoldState",
     "HoldTotals",
+    "KeepRemoteHold",
     "Ledger",
     "LedgerAccount",
     "ListAgents",
@@ -223,6 +232,9 @@ __all__ = [
     "Receipts",
     "RecordedUsage",
     "Refused",
+    "RemoteHoldRow",
+    "RemoteHoldState",
+    "RemoteHolds",
     "RequestFilter",
     "RequestPage",
     "Sort",
@@ -246,6 +258,7 @@ __all__ = [
     "derived_hold_id",
     "find_agent",
     "find_agent_id",
+    "find_approval",
     "find_payment",
     "find_receipt",
     "find_receipt_by_number",
@@ -283,7 +296,9 @@ __all__ = [
     "read_hold",
     "read_hold_totals",
     "read_open_holds",
+    "read_remote_holds",
     "recorded_usage",
+    "request_hold_id",
     "requests_after",
     "restore",
     "statistics_of",

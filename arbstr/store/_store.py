@@ -43,6 +43,9 @@ READ_TIMEOUT_S = 10.0
 CACHE_KIB = 64 * 1024
 """Of pages that the writer keeps: the inner ones of every index of tens of millions of rows."""
 
+CHECKPOINT_PAGES = 4_000
+"""Of 4 KiB in the log, before they are copied into the file. A page that many commits change is copied once."""
+
 
 class Store:
     """One database, held by this process. Open with ``Store.open``; a context manager that closes it.
@@ -84,6 +87,7 @@ class Store:
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: without it a sync stops at the drive's cache
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                 migrate(connection, SCHEMA_VERSION)
                 store = cls(path, lock, connection)
             except (OSError, sqlite3.Error) as error:

@@ -4,7 +4,7 @@ Metrics and spans are made from receipts, after a request has ended, so that the
 """
 
 from arbstr.telemetry._logs import Logs, RequestLog, start_logging
-from arbstr.telemetry._metrics import Metrics, OpenHolds, Surroundings
+from arbstr.telemetry._metrics import Metrics, OpenHolds, Settlements, Surroundings
 from arbstr.telemetry._processes import ACCOUNTS, ProcessGauges, render_together
 from arbstr.telemetry._traces import Tracing, TracingUnavailable
 
@@ -15,6 +15,7 @@ __all__ = [
     "OpenHolds",
     "ProcessGauges",
     "RequestLog",
+    "Settlements",
     "Surroundings",
     "Tracing",
     "TracingUnavailable",

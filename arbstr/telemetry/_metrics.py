@@ -42,6 +42,17 @@ class OpenHolds:
     oldest_s: float
 
 
+@frozen
+class Settlements:
+    """What a vault in another process is to be told."""
+
+    waiting: int
+    searched: int
+    """Holds whose grant was lost, to be found and given back."""
+    dead: int
+    """That it will not take."""
+
+
 class Surroundings(Protocol):
     """What is read at each scrape, on the Trio thread."""
 
@@ -53,12 +64,20 @@ class Surroundings(Protocol):
         """(class of actor, messages queued), one for each actor that lives."""
         ...
 
+    def tasks(self) -> int:
+        """Trio tasks that live."""
+        ...
+
     def writes_waiting(self) -> int:
         """Changes queued for the disk."""
         ...
 
     def open_holds(self) -> OpenHolds | None:
         """None without accounts."""
+        ...
+
+    def settlements(self) -> Settlements | None:
+        """None without a vault in another process."""
         ...
 
 
@@ -171,14 +190,20 @@ class Scrape(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._of_providers()
         yield _gauge("arbstr_requests_in_flight", "Requests to models under way.", self._around.requests_in_flight())
+        yield _gauge("arbstr_tasks", "Trio tasks that live.", self._around.tasks())
         depths: Tally[str] = Tally()
+        living: Tally[str] = Tally()
         for name, depth in self._around.inbox_depths():
             depths[name] += depth
+            living[name] += 1
+        actors = GaugeMetricFamily("arbstr_actors", "Actors that live, by class.", labels=["actor"])
         inbox = GaugeMetricFamily(
             "arbstr_inbox_depth", "Messages queued, all actors of a class together.", labels=["actor"]
         )
         for name in sorted(depths):
+            actors.add_metric([name], living[name])
             inbox.add_metric([name], depths[name])
+        yield actors
         yield inbox
         yield _gauge("arbstr_store_writes_waiting", "Changes queued for the disk.", self._around.writes_waiting())
         holds = self._around.open_holds()
@@ -186,6 +211,12 @@ class Scrape(Collector):
             yield _gauge("arbstr_holds_open", "Holds that have not ended.", holds.count)
             yield _gauge("arbstr_held_msat", "Millisatoshi in open holds.", holds.held_msat)
             yield _gauge("arbstr_hold_age_seconds", "Age of the oldest open hold, 0 without any.", holds.oldest_s)
+
+        owed = self._around.settlements()
+        if owed is not None:
+            yield _gauge("arbstr_settlements_waiting", "Ends of holds that the vault is to be told.", owed.waiting)
+            yield _gauge("arbstr_settlements_dead", "Ends of holds that the vault will not take.", owed.dead)
+            yield _gauge("arbstr_holds_searched", "Holds whose grant was lost, to be given back.", owed.searched)
 
     def _of_providers(self) -> Iterator[Metric]:
         state = GaugeMetricFamily(

@@ -214,6 +214,24 @@ async def test_an_operation_counts_once_when_it_is_repeated(
     assert world.check().spent_msat == 120
 
 
+async def test_everybody_is_answered_when_every_other_deposit_of_many_is_a_repeat(
+    autojump_clock: Any, world: Any
+) -> None:
+    """Each repeat undoes all that were decided after it."""
+    async with ActorSystem.run() as system, trio.open_nursery() as nursery:
+        ref = world.start(system)
+        await ref.request(Balance())
+        world.disk.mode = "held"
+        asks = [Ask(nursery, ref, Deposit(f"d{number // 2}", 1)) for number in range(80)]
+        await wait_all_tasks_blocked()
+        world.disk.write()
+        world.disk.mode = "soon"
+        await wait_all_tasks_blocked()
+        assert [ask.error for ask in asks] == [None] * 80
+    assert world.account().deposited_msat == 1_040
+    world.check()
+
+
 async def test_a_settle_is_refused_and_a_release_is_answered_when_there_was_no_hold(
     autojump_clock: Any, world: Any, receipt: Callable[..., Any]
 ) -> None:
@@ -231,6 +249,25 @@ async def test_a_settle_is_refused_and_a_release_is_answered_when_there_was_no_h
         ("a", world.agent_id, 0),
         ("b", world.agent_id, 0),
     ]
+    world.check()
+
+
+async def test_a_release_of_nothing_does_not_end_the_hold_that_is_asked_for_after_it(
+    autojump_clock: Any, world: Any, receipt: Callable[..., Any]
+) -> None:
+    """It came first, and there was nothing: that is its answer, although there is a hold when it is heard."""
+    async with ActorSystem.run() as system, trio.open_nursery() as nursery:
+        ref = world.start(system)
+        await ref.request(Balance())
+        world.disk.mode = "held"
+        asks = [Ask(nursery, ref, message) for message in (Release("a", "x", None), reserve("a", 300))]
+        await wait_all_tasks_blocked()
+        world.disk.write()
+        world.disk.mode = "soon"
+        await wait_all_tasks_blocked()
+        assert [ask.answer for ask in asks] == [Ended("a", 0, 0, 0), Held("a", 300, 700)]
+        assert world.hold("a").state is HoldState.OPEN
+        assert await ref.request(Settle("a", 120, receipt("a", 120))) == Ended("a", 120, 880, 0)
     world.check()
 
 

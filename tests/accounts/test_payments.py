@@ -130,6 +130,34 @@ async def test_the_first_answer_counts_when_a_key_is_used_again(autojump_clock: 
     rig.check()
 
 
+@pytest.mark.parametrize("word_takes_s", [0, 1, 10])
+async def test_a_repeat_hears_the_end_of_the_first_one_whenever_it_comes(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, word_takes_s: float
+) -> None:
+    """Word of which payment it repeats may come before the first one hears of its own, or after its end."""
+    rig = Rig.new(**LIMITS)
+    rig.script["simulated"] = always(after_s=5)
+    asked = Payments._open
+    rows: list[Any] = []
+
+    async def late(self: Any, transaction_id: str, message: Any) -> Any:
+        row = await asked(self, transaction_id, message)
+        await trio.sleep(word_takes_s if row.transaction_id != transaction_id else 0 if word_takes_s else 1)
+        return row
+
+    monkeypatch.setattr(Payments, "_open", late)
+    async with rig.run() as world, trio.open_nursery() as nursery:
+
+        async def pay() -> None:
+            rows.append(await world.pay(10_000, key="k"))
+
+        for _ in range(3):
+            nursery.start_soon(pay)
+    assert [row.state for row in rows] == [S.SUCCEEDED] * 3
+    assert len(rig.paid()) == 1
+    rig.check()
+
+
 @pytest.mark.parametrize("amount", [10_000, 60_000])
 async def test_a_key_pays_once_when_it_is_used_many_times_at_once(autojump_clock: Any, amount: int) -> None:
     rig = Rig.new(**LIMITS)

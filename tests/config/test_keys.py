@@ -98,3 +98,31 @@ def test_secret_is_not_shown_when_it_has_the_wrong_type() -> None:
 def test_configuration_shows_no_secret_when_printed() -> None:
     config = read('[server]\nauth_token = "hunter2hunter2"\n' + PROVIDER + 'api_key = "hunter2hunter2"')
     assert "hunter2" not in repr(config)
+
+
+def test_proxy_is_a_secret_whose_references_are_replaced() -> None:
+    made = provider('proxy = "http://me:${P}@proxy.example:3128"', P="pass")
+    assert made.proxy is not None
+    assert made.proxy.reveal() == "http://me:pass@proxy.example:3128"
+    assert "pass" not in repr(made)
+    assert provider("").proxy is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "proxy.example:3128",
+        "socks5://me:pass@proxy.example",
+        "http://",
+        "http://me:pass@proxy.example:port",
+        "http://me:pass@proxy.example/path",
+        "http://me:pass@proxy.example/?query",
+        "http://me:pa ss@proxy.example",
+        "http://me:pässword@proxy.example",
+    ],
+)
+def test_proxy_is_refused_without_its_password_when_it_is_no_url_of_one(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not the URL of an HTTP proxy") as caught:
+        provider(f'proxy = "{url}"')
+    assert "me:" not in str(caught.value)

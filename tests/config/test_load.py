@@ -125,6 +125,7 @@ def test_every_plain_key_reaches_its_field_when_given() -> None:
         idle_timeout_s = 3
         total_timeout_s = 4.5
         max_concurrent = 5
+        http2 = true
         breaker_failures = 6
         breaker_open_s = 7
         [logging]
@@ -144,6 +145,7 @@ def test_every_plain_key_reaches_its_field_when_given() -> None:
             idle_timeout_s=3,
             total_timeout_s=4.5,
             max_concurrent=5,
+            http2=True,
             breaker_failures=6,
             breaker_open_s=7,
         ),
@@ -278,6 +280,10 @@ def test_all_problems_are_reported_with_their_lines_when_there_are_many() -> Non
         (f"[vault]\nwebhook_secret = '{'x' * 15}'", ["shorter than 16"]),
         ("[vault]\nwebhook_url = 'ftp://h/x'", ["is not a URL"]),
         ("[vault]\nwebhook_url = 'https://h:x/'", ["is not a URL"]),
+        (f"[vault]\ninternal_token = '{'x' * 32}'\nurl = 'x'", ["must start with"]),
+        (f"[vault]\ninternal_token = '{'x' * 32}'\nurl = 'mock://x'", ["is no vault"]),
+        ("[vault]\nurl = 'http://h:1'", ["internal_token", "is missing"]),
+        (f"[vault]\nurl = 'http://h:1'\ninternal_token = '{'x' * 32}'\nhold_lease_s = 9", ["no effect beside url"]),
         ('[logging]\nlevel = "warn"', ["debug, info, warning, error", 'did you mean "warning"']),
         ('rate_unit = "sats"', ["sats_per_1k_tokens, sats_per_1m_tokens"]),
         ('rate_unit = "usd_per_1m_tokens"', ["not in this version"]),
@@ -384,7 +390,6 @@ def test_url_is_taken_as_written_when_it_is_good(url: str) -> None:
         ("[server]\nrate_unit = 'x'", "at the top of the file"),
         ("[server]\nzzz = 1", "known here: listen"),
         ("[routing]\nstandard_threshold = 1", "complexity_threshold_low; remove it"),
-        ("[vault]\nurl = 'x'", "not in this version"),
         ("[routing.complexity_weights]\ncode_block = 1", "did you mean code_blocks?"),
         (PROVIDER + "models = [{id = 'm', context = 1}]", "did you mean context_tokens?"),
     ],

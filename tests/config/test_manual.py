@@ -32,6 +32,7 @@ EXAMPLES_WITHOUT_DEFAULT = (
     "webhook_url",
     "webhook_secret",
     "api_key",
+    "proxy",
     "total_timeout_s",
     "probe_interval_s",
     "cached_input_rate",

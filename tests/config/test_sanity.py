@@ -78,7 +78,17 @@ def test_shared_variable_is_named_when_two_names_fold_into_one() -> None:
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, True), (0o600, False), (0o400, False)])
-@pytest.mark.parametrize("key", ['api_key = "literal"', 'api_key = "${K}"', ""])
+@pytest.mark.parametrize(
+    "key",
+    [
+        'api_key = "literal"',
+        'api_key = "${K}"',
+        'proxy = "http://me:literal@proxy.example"',
+        'proxy = "http://proxy.example"',
+        'proxy = "http://me:${K}@proxy.example"',
+        "",
+    ],
+)
 def test_mode_is_warned_about_when_others_may_read_a_literal_key(
     tmp_path: Path, mode: int, warns: bool, key: str
 ) -> None:

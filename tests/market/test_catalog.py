@@ -451,9 +451,11 @@ async def test_the_asker_is_told_and_it_is_tried_again_when_the_fleet_fails(rig:
     assert rig.fleet.names == ["b"]
 
 
-async def test_it_reads_over_a_connection_of_its_own_when_no_transport_is_given() -> None:
+@pytest.mark.parametrize("through_proxy", [False, True])
+async def test_it_reads_over_a_connection_of_its_own_when_no_transport_is_given(through_proxy: bool) -> None:
     body = b'{"data": [{"id": "x"}]}'
     head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+    target = b"http://provider.example/v1/models" if through_proxy else b"/v1/models"
     ended = trio.Event()
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -461,20 +463,24 @@ async def test_it_reads_over_a_connection_of_its_own_when_no_transport_is_given(
             asked = b""
             while b"\r\n\r\n" not in asked:
                 asked += await stream.receive_some()
-            assert asked.startswith(b"GET /v1/models HTTP/1.1\r\n")
+            assert asked.startswith(b"GET %b HTTP/1.1\r\n" % target)
             await stream.send_all(head + body)
             assert await stream.receive_some() == b""
             ended.set()
 
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
+    here = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    asked = (
+        provider("a", url="http://provider.example/v1", proxy=Secret(here))
+        if through_proxy
+        else provider("a", url=f"{here}/v1")
+    )
     fleet = RecordingFleet()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, answer, [listener])
             async with ActorSystem.run() as system:
-                settings = config(provider("a", url=f"http://127.0.0.1:{port}/v1"))
-                ref = system.start(CatalogActor, settings, fleet, MarketBoard())
+                ref = system.start(CatalogActor, config(asked), fleet, MarketBoard())
                 await ref.request(WhenReady(), timeout_s=20)
                 await ref.terminate()
             await ended.wait()  # the connection was kept, and closed with the actor

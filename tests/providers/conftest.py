@@ -197,3 +197,98 @@ def transport_giving() -> Callable[..., ScriptedTransport]:
 @pytest.fixture
 def transport_answering() -> Callable[[Any], ScriptedTransport]:
     return ScriptedTransport
+
+
+@define(eq=False)
+class FakeConnection:
+    """A connection of a FakeNetwork; everything that it was told to do and has done."""
+
+    incoming: list[Any] = field(factory=list)
+    """What ``receive`` gives in turn: bytes, an exception to raise, Ellipsis to wait for ever."""
+    send_error: Exception | None = None
+    send_error_after: int = 0
+    """So many bytes are taken before that."""
+    unread: bool = False
+    reused: bool = False
+    idle_since: float = 0.0
+    sent: bool = False
+    closed: bool = False
+    writes: list[bytes] = field(factory=list)
+    timeouts_s: list[float | None] = field(factory=list)
+
+    async def send(self, data: bytes, timeout_s: float | None) -> None:
+        self.timeouts_s.append(timeout_s)
+        await trio.lowlevel.checkpoint()
+        if self.send_error is not None:
+            self.sent = self.send_error_after > 0
+            raise self.send_error
+        self.sent = True
+        self.writes.append(data)
+
+    async def receive(self, timeout_s: float | None) -> bytes:
+        self.timeouts_s.append(timeout_s)
+        await trio.lowlevel.checkpoint()
+        found = self.incoming.pop(0) if self.incoming else ...
+        if found is ...:
+            await trio.sleep_forever()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def has_unread(self) -> bool:
+        return self.unread
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@define(eq=False)
+class FakeNetwork:
+    """Opens connections from ``prepared``, or empty ones when there are none."""
+
+    prepared: list[FakeConnection | Exception] = field(factory=list)
+    connections: list[FakeConnection] = field(factory=list)
+    asked: list[tuple[Any, float | None]] = field(factory=list)
+    """Origin and time of each attempt."""
+    gate: trio.Event | None = None
+    """Connecting waits for it."""
+
+    async def connect(self, origin: Any, timeout_s: float | None) -> FakeConnection:
+        self.asked.append((origin, timeout_s))
+        if self.gate is not None:
+            await self.gate.wait()
+        await trio.lowlevel.checkpoint()
+        made = self.prepared.pop(0) if self.prepared else FakeConnection()
+        if isinstance(made, Exception):
+            raise made
+        self.connections.append(made)
+        return made
+
+    @property
+    def open(self) -> list[FakeConnection]:
+        return [connection for connection in self.connections if not connection.closed]
+
+
+@pytest.fixture
+def network() -> FakeNetwork:
+    return FakeNetwork()
+
+
+@pytest.fixture
+def fake_connection() -> type[FakeConnection]:
+    return FakeConnection
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels ``scope`` when the current task is about to run for the ``step`` th time."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._scope = scope
+        self.left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self.left -= 1
+            if self.left == 0:
+                self._scope.cancel()

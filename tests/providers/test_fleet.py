@@ -356,6 +356,8 @@ async def test_keeps_breaker_permits_and_connections_when_only_the_price_changes
         {"connect_timeout_s": 3.0},
         {"total_timeout_s": 3.0},
         {"max_concurrent": 3},
+        {"http2": True},
+        {"proxy": Secret("http://proxy.example:3128")},
     ],
 )
 async def test_keeps_the_breaker_but_not_the_connections_when_these_depend_on_the_change(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from arbstr.accounts import AgentAccountActor, Ended, Held, _actor, _recovery, _rules
+from arbstr.accounts import AgentAccountActor, Ended, Extend, Held, Reserve, _actor, _recovery, _rules
 from arbstr.providers import Report
 from arbstr.requests import _attempts, _books, _purse, _record
 from arbstr.requests._actor import Stay

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arbstr.config import ProviderConfig
 from arbstr.providers import BreakerState, ProviderView
-from arbstr.telemetry import Metrics, OpenHolds, _metrics
+from arbstr.telemetry import Metrics, OpenHolds, Settlements, _metrics
 from tests.telemetry.conftest import attempt, receipt
 
 VIEW = ProviderView(ProviderConfig("alpha", "mock://alpha"), in_flight=3)
@@ -17,6 +17,7 @@ class Around:
     views: list[ProviderView] = field(factory=list)
     depths: list[tuple[str, int]] = field(factory=list)
     holds: OpenHolds | None = None
+    owed: Settlements | None = None
 
     def providers(self) -> list[ProviderView]:
         return self.views
@@ -27,11 +28,17 @@ class Around:
     def inbox_depths(self) -> list[tuple[str, int]]:
         return self.depths
 
+    def tasks(self) -> int:
+        return 5
+
     def writes_waiting(self) -> int:
         return 2
 
     def open_holds(self) -> OpenHolds | None:
         return self.holds
+
+    def settlements(self) -> Settlements | None:
+        return self.owed
 
 
 @pytest.fixture
@@ -100,6 +107,8 @@ def test_the_moment_is_told_when_somebody_scrapes(metrics: Metrics, around: Arou
     assert value(metrics, "arbstr_provider_ttfb_mean_seconds", provider="beta") == 0.25
     assert value(metrics, "arbstr_provider_ttfb_mean_seconds", provider="alpha") is None
     assert value(metrics, "arbstr_inbox_depth", actor="RequestActor") == 3
+    assert value(metrics, "arbstr_actors", actor="RequestActor") == 2
+    assert value(metrics, "arbstr_tasks") == 5
     assert value(metrics, "arbstr_requests_in_flight") == 7
     assert value(metrics, "arbstr_store_writes_waiting") == 2
     assert value(metrics, "arbstr_holds_open") == 3
@@ -109,6 +118,13 @@ def test_the_moment_is_told_when_somebody_scrapes(metrics: Metrics, around: Arou
 
 def test_holds_are_not_told_of_when_there_are_no_accounts(metrics: Metrics) -> None:
     assert value(metrics, "arbstr_holds_open") is None
+    assert value(metrics, "arbstr_settlements_waiting") is None
+
+
+def test_what_a_vault_is_owed_is_told_when_there_is_one_in_another_process(metrics: Metrics, around: Around) -> None:
+    around.owed = Settlements(waiting=3, searched=2, dead=1)
+    names = ("arbstr_settlements_waiting", "arbstr_holds_searched", "arbstr_settlements_dead")
+    assert [value(metrics, name) for name in names] == [3, 2, 1]
 
 
 def test_the_text_is_what_a_scraper_reads(metrics: Metrics, around: Around) -> None:

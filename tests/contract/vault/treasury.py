@@ -209,7 +209,12 @@ class Agent:
         return self.call("POST", "withdrawals", {"destination": destination, "amount_msat": amount})
 
     def history(self, query: str = "limit=100") -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = ok(self.call("GET", f"history?{query}"))["entries"]
+        """All pages."""
+        page = ok(self.call("GET", f"history?{query}"))
+        entries: list[dict[str, Any]] = page["entries"]
+        while page["has_more"]:
+            page = ok(self.call("GET", f"history?{query}&cursor={page['next_cursor']}"))
+            entries += page["entries"]
         return entries
 
     def actions(self, about: str | None = None) -> list[str]:
