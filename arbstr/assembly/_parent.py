@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from arbstr.assembly._accounts_process import AccountsSeed, run_accounts
 from arbstr.assembly._control import FROM_CHILD, FROM_PARENT, SAY_S, Expire, Failed, Ready, Stop, Use, Used
@@ -510,6 +510,7 @@ class Parent:
         return ReloadOutcome(self._generation, os.getpid(), time.time_ns(), problems, changed, needs_restart)
 
     def _leave_word(self, outcome: ReloadOutcome) -> None:
+        outcome = evolve(outcome, addresses=tuple(self._addresses))
         try:
             write_outcome(self.config.database.path, outcome)
         except OSError as error:

@@ -478,3 +478,25 @@ def test_the_demonstration_has_one_agent_whoever_keeps_its_account(tmp_path: Pat
         wait_until("other accounts", lambda: pids(program)["accounts"] != before, program)
         wait_until("an answer", lambda: httpx.post(program.address + CHAT, json=request).status_code == 200, program)
         assert program.stop() == 0
+
+
+def test_a_human_can_allow_a_request_when_its_accounts_are_another_process(household: Household) -> None:
+    household.write_config(mock_provider("a", QUICK), server=f'admin_token = "{ADMIN}"')
+    token = household.add_agent("rich", "1000")
+    with workers(household) as program:
+        with program.client(ADMIN) as http:
+            agent_id = http.get("/agents").json()["agents"][0]["id"]
+            limits = {"max_transaction_msat": 1_000, "daily_limit_msat": 10_000_000, "approval_timeout_ms": 60_000}
+            assert http.patch(f"/operator/agents/{agent_id}/policy", json=limits).status_code == 200
+        put_off = ask(program, token, max_tokens=4_096)
+        assert put_off.status_code == 202, put_off.text
+        approval_id = put_off.json()["approval_id"]
+        granted = arbstr("approvals", "grant", approval_id, "--why", "once", cwd=household.path)
+        assert granted.returncode == 0, granted.stderr
+        with program.client(token, timeout_s=60) as http:
+            answer = http.post(CHAT, json=body(4_096), headers={"x-arbstr-approval": approval_id})
+            again = http.post(CHAT, json=body(4_096), headers={"x-arbstr-approval": approval_id})
+        assert answer.status_code == 200, answer.text
+        assert (again.status_code, again.json()["error"]["reason"]) == (403, "approval_used")
+        assert program.stop() == 0
+    assert household.check().open_holds == 0
