@@ -41,7 +41,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _logger = logging.getLogger("pykka")  # where Pykka's users look
-_TIDY_REPLIES_ABOVE = 64
+_TIDY_REPLIES_ABOVE = 8
 _NONE: frozenset[Any] = frozenset()
 
 

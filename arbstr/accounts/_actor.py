@@ -83,7 +83,8 @@ A = TypeVar("A")
 NS = 1_000_000_000
 MAX_PARKED = 10_000
 """Messages that wait for the account to be read, beside ends of holds, of which there are no more than holds."""
-REMEMBERED_ENDS = 4_096
+REMEMBERED_ENDS = 256
+"""Whose repeats are answered without a look at the disk."""
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
 STOP_POLL_S = 0.005
@@ -615,9 +616,10 @@ class AgentAccountActor(TrioActor):
 
     def _remember_end(self, key: str, operation: Operation, change: AccountChange) -> None:
         assert isinstance(change.hold, HoldChange)
-        after, charge_msat = change.after, change.hold.charged_msat or 0
+        after, charge_msat, answer = change.after, change.hold.charged_msat or 0, operation.answer
+        if not isinstance(answer, Ended):  # a human's no ends a hold as well
+            answer = Ended(key, charge_msat, after.available_msat, after.debt_msat)
         self._owners.pop(key, None)
-        answer = Ended(key, charge_msat, after.available_msat, after.debt_msat)
         self._ended[key] = _EndedHold(charge_msat, answer, operation)
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)

@@ -24,6 +24,16 @@ class Move:
     postings: tuple[Posting, ...]
 
 
+_MOVED = (
+    LedgerAccount.WORLD,
+    LedgerAccount.AVAILABLE,
+    LedgerAccount.HELD,
+    LedgerAccount.SPENT,
+    LedgerAccount.DEBT,
+    LedgerAccount.ARREARS,
+)
+
+
 def _moved(
     account: AccountRow,
     *,
@@ -45,14 +55,7 @@ def _moved(
         account.withdrawn_msat + withdrawn,
         account.debt_msat + debt,
     )
-    amounts = (
-        (LedgerAccount.WORLD, withdrawn - deposited),
-        (LedgerAccount.AVAILABLE, available),
-        (LedgerAccount.HELD, held),
-        (LedgerAccount.SPENT, spent),
-        (LedgerAccount.DEBT, -debt),
-        (LedgerAccount.ARREARS, debt),
-    )
+    amounts = zip(_MOVED, (withdrawn - deposited, available, held, spent, -debt, debt), strict=True)
     return Move(after, tuple([Posting(ledger, amount) for ledger, amount in amounts if amount]))
 
 

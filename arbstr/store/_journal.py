@@ -112,11 +112,12 @@ _RENEW_HOLD = (
 
 def audit_hash(previous: bytes, sequence: int, at_ns: int, agent_id: str, action: str, details: str) -> bytes:
     """SHA-256 over the hash before and this row's fields, each behind its length, so that no two rows collide."""
-    parts = [previous]
-    for data in (b"%d" % sequence, b"%d" % at_ns, agent_id.encode(), action.encode(), details.encode()):
+    hashed = hashlib.sha256(previous)
+    for text in (str(sequence), str(at_ns), agent_id, action, details):
+        data = text.encode()
         size = len(data)
-        parts += (_SIZES[size] if size < len(_SIZES) else size.to_bytes(8, "big"), data)
-    return hashlib.sha256(b"".join(parts)).digest()
+        hashed.update((_SIZES[size] if size < len(_SIZES) else size.to_bytes(8, "big")) + data)
+    return hashed.digest()
 
 
 _SIZES = [size.to_bytes(8, "big") for size in range(1_024)]

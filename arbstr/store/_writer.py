@@ -16,9 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import trio
-from attrs import frozen
 
 from arbstr.store._errors import Refused, StoreBusy, StoreError, StoreUnavailable, Unwritable
+from arbstr.store._frozen import frozen
 from arbstr.store._journal import Journal
 from arbstr.store._values import Change
 

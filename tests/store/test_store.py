@@ -60,6 +60,7 @@ def test_rows_are_there_when_the_database_is_opened_again(path: Path) -> None:
         (token,) = store.tokens_now()
     assert (row.agent_id, row.name, row.available_msat) == (agent.agent_id, "Ada", 0)
     assert token.token_hash == hash_token(agent.token)
+    assert agent.token not in repr(agent)
     assert agent.token.encode() not in path.read_bytes()
 
 
