@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any, Literal
 
 import trio
 from attrs import field, frozen
 
-from actors import Reply, TrioActor, TrioActorRef
+from actors import ActorDeadError, Reply, TrioActor, TrioActorRef
 from arbstr.accounts._payment_messages import Decide, Decided, RequestApproval
 from arbstr.accounts._payments import UNANSWERED, AccountOf, Execute, Payments
 from arbstr.accounts._payments_desk import approval_resolved
@@ -189,6 +190,10 @@ class Approvals(TrioActor):
             self._pending(None, error)
 
     def _pending(self, approvals: tuple[ApprovalRow, ...] | None, error: StoreError | None) -> None:
+        with suppress(ActorDeadError):  # we have failed since, and another instance asks for itself
+            self._watch(approvals, error)
+
+    def _watch(self, approvals: tuple[ApprovalRow, ...] | None, error: StoreError | None) -> None:
         if self.actor_stopped.is_set():
             return
         if approvals is None:

@@ -6,7 +6,7 @@ from arbstr.edge._gate import Gate
 from arbstr.edge._routes import ROUTES, Route
 from arbstr.edge._server import CannotListen, addresses_of, open_listeners, serve
 from arbstr.edge._services import Limits, Services
-from arbstr.edge._vault_interface import VaultServices
+from arbstr.edge._vault_interface import PayWish, Settled, Usage, VaultServices
 from arbstr.edge._vault_routes import VAULT_ROUTES, VaultRoute
 from arbstr.edge._vault_services import AccountsVault
 
@@ -19,8 +19,11 @@ __all__ = [
     "EdgeApp",
     "Gate",
     "Limits",
+    "PayWish",
     "Route",
     "Services",
+    "Settled",
+    "Usage",
     "VaultRoute",
     "VaultServices",
     "addresses_of",

@@ -1,7 +1,8 @@
 """What may happen to the system, each kind a value: when, a sentence for the story, and how it happens.
 
 A further kind is a class with ``at_s``, ``sentence`` and ``happen``, a function that draws one, and its line in
-``KINDS``. ``happen`` runs in a task of its own, outside of the process, and survives the process's crash.
+``KINDS`` here or in ``_vault_events``. ``happen`` runs in a task of its own, outside of the process, and survives the
+process's crash.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ class Setting:
 
     agents: int
     providers: tuple[str, ...]
+    rails: tuple[str, ...] = ()
 
 
-def _moment(dice: random.Random) -> float:
+def moment(dice: random.Random) -> float:
     """Often the same as that of others."""
     return float(dice.randrange(8) * 5) if dice.random() < 0.5 else round(dice.uniform(0, SPAN_S), 2)
 
@@ -79,6 +81,8 @@ class Ask:
     patience_s: float | None = None
     reads_s: float = 0.0
     leaves_after: int | None = None
+    token: int = 0
+    """Which of all that the agent has ever had."""
 
     def sentence(self) -> str:
         what = "a stream" if self.stream else "an answer"
@@ -89,17 +93,26 @@ class Ask:
         if self.patience_s is not None:
             habits += f", and leaves after {self.patience_s:g} s"
         tries = "; then who is asked ".join(script.sentence() for script in self.scripts)
-        return f"agent {self.agent} asks for {what}{limit}{habits}; who is asked {tries}"
+        token = f" with token {self.token}" if self.token else ""
+        return f"agent {self.agent} asks{token} for {what}{limit}{habits}; who is asked {tries}"
 
     async def happen(self, world: World, number: int) -> None:
         process = world.process
         await process.ready.wait()
         if not process.takes_clients:
             return  # it came while there was nobody
-        request = self._request(world)
+        tokens = world.tokens_of(world.agents[self.agent])
+        token = tokens[self.token % len(tokens)]
+        holder = process.accounts.holder_of(token.text)
+        world.presented(token, holder)
+        if holder is None:
+            return
+        caller = Caller(holder.agent_id, "agent", holder.name, budget_id=holder.budget_id)
+        request = self._request(caller)
         asked = Asked(
             key=request.request_id,
             agent_id=world.agents[self.agent],
+            token=token,
             at_s=trio.current_time(),
             process=process.number,
             stream=self.stream,
@@ -109,7 +122,7 @@ class Ask:
         client = Client(world, process, asked, self.reads_s, self.leaves_after)
         process.start_client(lambda: self._wait(process, request, client))
 
-    def _request(self, world: World) -> ModelRequest:
+    def _request(self, caller: Caller) -> ModelRequest:
         body: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "p" * self.prompt_bytes}]}
         if self.max_tokens is not None:
             body["max_tokens"] = self.max_tokens
@@ -121,7 +134,7 @@ class Ask:
             traceparent=None,
             policy=None,
             stream_cost=True,
-            caller=Caller(world.agents[self.agent], "agent", f"agent {self.agent}"),
+            caller=caller,
             call=parse_chat(dumps(body)),
         )
 
@@ -143,7 +156,7 @@ class Ask:
 
 def draw_ask(dice: random.Random, setting: Setting) -> Event:
     return Ask(
-        at_s=_moment(dice),
+        at_s=moment(dice),
         agent=dice.randrange(setting.agents),
         stream=dice.random() < 0.65,
         scripts=tuple([draw_script(dice) for _ in range(dice.choice((1, 2, 3)))]),
@@ -153,6 +166,7 @@ def draw_ask(dice: random.Random, setting: Setting) -> Event:
         patience_s=dice.choice((None, None, None, round(dice.uniform(0, 15), 2), 0.0)),
         reads_s=dice.choice((0.0, 0.0, 0.0, 1.0, 2.5)),
         leaves_after=dice.choice((None, None, None, None, dice.randrange(5))),
+        token=dice.choice((0, 0, dice.randrange(5))),
     )
 
 
@@ -253,7 +267,7 @@ def _receipt(asked: Asked, charge_msat: int, now_ns: int) -> ReceiptRow:
 def draw_hold(dice: random.Random, setting: Setting) -> Event:
     amount_msat = dice.choice((0, 1, 1_000, 20_000, 10**9))
     return HoldDirectly(
-        at_s=_moment(dice),
+        at_s=moment(dice),
         agent=dice.randrange(setting.agents),
         amount_msat=amount_msat,
         charge_msat=dice.choice((0, 1, amount_msat // 2, amount_msat, amount_msat + 5_000, amount_msat + 200_000)),
@@ -310,13 +324,21 @@ class DepositMoney:
 
 
 def draw_deposit(dice: random.Random, setting: Setting) -> Event:
-    return DepositMoney(_moment(dice), dice.randrange(setting.agents), dice.choice((1, 5_000, 200_000)))
+    return DepositMoney(moment(dice), dice.randrange(setting.agents), dice.choice((1, 5_000, 200_000)))
 
 
 # The machine
 
 
-Occasion = Literal["at once", "change is committed", "call reaches a provider", "client gets something"]
+Occasion = Literal[
+    "at once",
+    "change is committed",
+    "call reaches a provider",
+    "client gets something",
+    "order leaves for a wallet",
+    "wallet answers",
+    "event is told",
+]
 
 
 @frozen
@@ -341,9 +363,9 @@ class Crash:
 
 
 def draw_crash(dice: random.Random, setting: Setting) -> Event:
-    occasion: Occasion = dice.choice(
-        ("at once", "change is committed", "call reaches a provider", "client gets something")
-    )
+    usual: tuple[Occasion, ...] = ("at once", "change is committed", "call reaches a provider", "client gets something")
+    others: tuple[Occasion, ...] = ("order leaves for a wallet", "wallet answers", "event is told")
+    occasion = dice.choice(usual if dice.random() < 0.7 else others)
     times, reached_disk = dice.choice((1, 2, 5)), dice.choice((0, 0, 1, 3))
     return Crash(round(dice.uniform(0, SPAN_S), 2), occasion, times, reached_disk)
 
@@ -364,7 +386,7 @@ class Restart:
 
 
 def draw_restart(dice: random.Random, setting: Setting) -> Event:
-    return Restart(_moment(dice), dice.choice((0.0, 3.0, 20.0)))
+    return Restart(moment(dice), dice.choice((0.0, 3.0, 20.0)))
 
 
 @frozen
@@ -424,7 +446,7 @@ class DiskGone:
 
 
 def draw_disk(dice: random.Random, setting: Setting) -> Event:
-    at_s, for_s = _moment(dice), dice.choice((0.5, 3.0, 14.0))
+    at_s, for_s = moment(dice), dice.choice((0.5, 3.0, 14.0))
     return dice.choice(
         (
             DiskFails(at_s, dice.choice((1, 1, 2, 6))),
@@ -444,10 +466,11 @@ class ClockJumps:
 
     async def happen(self, world: World, number: int) -> None:
         world.machine.wall_is_off_ns += self.by_s * NS
+        world.facts.clock_jumped_s = trio.current_time()
 
 
 def draw_jump(dice: random.Random, setting: Setting) -> Event:
-    return ClockJumps(_moment(dice), dice.choice((-3_000, -60, -7, 7, 300, 86_400)))
+    return ClockJumps(moment(dice), dice.choice((-3_000, -60, -7, 7, 300, 86_400)))
 
 
 # The configuration
@@ -473,7 +496,7 @@ class PriceChanges:
 
 def draw_repricing(dice: random.Random, setting: Setting) -> Event:
     price = None if dice.random() < 0.15 else draw_price(dice)
-    return PriceChanges(_moment(dice), dice.choice(setting.providers), price)
+    return PriceChanges(moment(dice), dice.choice(setting.providers), price)
 
 
 @frozen
@@ -493,7 +516,7 @@ class ProviderMoves:
 
 
 def draw_move(dice: random.Random, setting: Setting) -> Event:
-    return ProviderMoves(_moment(dice), dice.choice(setting.providers))
+    return ProviderMoves(moment(dice), dice.choice(setting.providers))
 
 
 @frozen
@@ -517,7 +540,7 @@ def draw_limits(dice: random.Random) -> LimitsConfig:
 
 
 def draw_limits_change(dice: random.Random, setting: Setting) -> Event:
-    return LimitsChange(_moment(dice), draw_limits(dice))
+    return LimitsChange(moment(dice), draw_limits(dice))
 
 
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
@@ -533,4 +556,3 @@ KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = 
     (draw_move, 0, 2),
     (draw_limits_change, 0, 1),
 )
-"""Further kinds of events find their place here: changes of policies, payments, approvals, what the vault learns."""

@@ -1,43 +1,19 @@
 """M1 to M10 (docs/money.md) as functions: each looks at the books and at the facts, and says what is wrong.
 
-``COMMIT`` after every change that was committed, ``CALL`` when a provider is called, ``TOLD`` when a client gets
-something, ``BEGUN`` when a process has recovered, ``REST`` whenever nothing can run, ``END`` when all is over. What
-they remember of earlier changes is in ``Memory``. A law yields what is broken, in words.
+Those of requests are here, those of the vault in ``_vault_laws``; the tables at the end have all of them. ``COMMIT``
+after every change that was committed, ``CALL`` when a provider is called, ``ORDER`` when a wallet is, ``TOLD`` when a
+client gets something, ``BEGUN`` when a process has recovered, ``REST`` whenever nothing can run, ``END`` when all is
+over. What they remember of earlier changes is in ``Memory``. A law yields what is broken, in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from attrs import define, field, frozen
-
-from arbstr.sim._facts import Asked, Call, Facts
-from arbstr.store import AccountChange, AgentAdded, Change, HoldChange, HoldRenewal, HoldRow, HoldState, MemoryBooks
-
-ENDS = frozenset(("settle", "release", "resolve"))
-
-
-@define(eq=False)
-class Memory:
-    """What the laws have seen committed; a crash must not change it."""
-
-    ended: dict[str, int] = field(factory=dict)
-    """Charges, by hold id."""
-    changes: int = 0
-    """That have an audit row."""
-    last_digest: bytes | None = None
-    transactions: int = 0
-    lease_ns: int = 0
-
-
-@frozen(eq=False)
-class Scene:
-    books: MemoryBooks
-    facts: Facts
-    memory: Memory
-
-
-Wrong = Iterator[str]
+from arbstr.sim import _vault_laws as vault
+from arbstr.sim._facts import Asked, Call
+from arbstr.sim._scene import Scene, Wrong
+from arbstr.store import AccountChange, AgentAdded, Change, HoldChange, HoldRenewal, HoldRow, HoldState
 
 
 def m1_amounts_are_whole(scene: Scene, change: Change) -> Wrong:
@@ -168,7 +144,7 @@ def m4_a_debt_blocks(scene: Scene, change: Change) -> Wrong:
 
 def m5_a_key_holds_once(scene: Scene, change: Change) -> Wrong:
     """And only a key that somebody named."""
-    if not isinstance(change, AccountChange) or not isinstance(change.hold, HoldRow):
+    if not isinstance(change, AccountChange) or not isinstance(change.hold, HoldRow) or change.hold.kind != "request":
         return
     asked = scene.facts.asked.get(change.hold.key)
     if asked is None or asked.agent_id != change.after.agent_id:
@@ -254,15 +230,18 @@ def m7_lost_holds_are_charged_the_evidence(scene: Scene, change: Change) -> Wron
         yield f"M7: the lost hold {hold.key} is charged {charged} msat on evidence of {hold.evidence_msat}"
     if change.audit.action != "HOLD_RESOLVED":
         yield f"M7: the lost hold {hold.key} is ended without saying so in the audit log"
-    asked = scene.facts.asked[hold.key]
-    if not asked.crashed and not asked.direct:
+    asked = scene.facts.asked.get(hold.key)
+    if asked is None:
+        yield f"M7: {hold.key} was nobody's request, and is taken for lost"
+    elif not asked.crashed and not asked.direct:
         yield f"M7: the hold of {hold.key} was forgotten by its request and its process lives"
 
 
 def m7_no_orphan_outlives_recovery(scene: Scene) -> Wrong:
-    """Of an earlier process; and nothing is open at the end."""
+    """Of a request of an earlier process. What another core holds lives on with it."""
     for hold in scene.books.holds.values():
-        if hold.state is HoldState.OPEN and hold.kind == "request":
+        asked = scene.facts.asked.get(hold.key)
+        if hold.state is HoldState.OPEN and hold.kind == "request" and not (asked is not None and asked.remote):
             yield f"M7: hold {hold.key} is still open"
 
 
@@ -308,9 +287,12 @@ def delivered_is_charged(scene: Scene) -> Wrong:
 
 
 def every_hold_has_its_receipt(scene: Scene) -> Wrong:
+    """One; none only where another core has given it back: it says no more of it."""
     for hold in scene.books.holds.values():
         if hold.kind == "request":
             receipts = [one for one in scene.books.receipts.values() if one.hold_id == hold.hold_id]
+            if not receipts and scene.facts.asked[hold.key].remote and not hold.charged_msat:
+                continue
             if len(receipts) != 1 or receipts[0].cost_msat != hold.charged_msat:
                 yield f"M2: hold {hold.key} has {len(receipts)} receipts of its charge of {hold.charged_msat} msat"
 
@@ -325,6 +307,7 @@ COMMIT: tuple[Callable[[Scene, Change], Wrong], ...] = (
     m7_evidence_is_what_has_passed,
     m7_lost_holds_are_charged_the_evidence,
     m8_one_audit_row_for_a_change,
+    *vault.COMMIT,
 )
 ACCOUNT: tuple[Callable[[Scene, str], Wrong], ...] = (m2_balances_add_up, m2_nothing_is_overspent)
 """Of the account that a change was about, and of all of them at rest."""
@@ -333,8 +316,20 @@ CALL: tuple[Callable[[Scene, Asked, Call], Wrong], ...] = (
     m6_nobody_is_asked_again_after_an_answer,
     m9_what_has_no_price_is_not_bought,
 )
+ORDER = (vault.m6_the_payment_is_on_disk_before_the_wallet_is_asked,)
+"""When a process asks a wallet."""
 TOLD: tuple[Callable[[Scene, Asked], Wrong], ...] = (m6_what_is_told_is_on_disk, m6_what_has_passed_is_held)
-REST: tuple[Callable[[Scene], Wrong], ...] = (m3_an_end_stays, m6_no_promise_is_lost, m8_nothing_committed_is_lost)
+REST: tuple[Callable[[Scene], Wrong], ...] = (
+    m3_an_end_stays,
+    m6_no_promise_is_lost,
+    m8_nothing_committed_is_lost,
+    *vault.REST,
+)
 BEGUN: tuple[Callable[[Scene], Wrong], ...] = (*REST, m7_no_orphan_outlives_recovery)
-END: tuple[Callable[[Scene], Wrong], ...] = (*BEGUN, delivered_is_charged, every_hold_has_its_receipt)
+END: tuple[Callable[[Scene], Wrong], ...] = (
+    *BEGUN,
+    delivered_is_charged,
+    every_hold_has_its_receipt,
+    *vault.END,
+)
 END_OF_ACCOUNT: tuple[Callable[[Scene, str], Wrong], ...] = (*ACCOUNT, m2_receipts_say_what_was_charged)
