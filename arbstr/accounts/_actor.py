@@ -238,7 +238,7 @@ class AgentAccountActor(TrioActor):
         books = self.books
         known = books.holds.get(message.key)
         if known is not None:
-            self._answer_from_hold(job, self._same_hold(known, message))
+            self._answer_from_hold(job, self._same_hold(known, message), message.lease_s)
             return
         if message.key in self._ended:
             raise _used(message.key)
@@ -305,8 +305,11 @@ class AgentAccountActor(TrioActor):
         if message.owner is not None:
             hold.owner = self._owners[message.key] = message.owner
 
-    def _answer_from_hold(self, job: Job, hold: OpenHold) -> None:
-        """It holds enough as it is; said only when that is on disk (M6)."""
+    def _answer_from_hold(self, job: Job, hold: OpenHold, lease_s: float | None) -> None:
+        """It holds enough as it is; said only when that is on disk (M6). Whoever has a lease of their own has shown
+        that they live."""
+        if lease_s is not None:
+            self._renew(Renew(hold.row.key, 0, lease_s))
         if hold.operation is not None:
             hold.operation.jobs.append(job)
         else:
@@ -319,7 +322,7 @@ class AgentAccountActor(TrioActor):
         row = hold.row
         more_msat = message.to_msat - row.amount_msat
         if more_msat <= 0:
-            self._answer_from_hold(job, hold)
+            self._answer_from_hold(job, hold, message.lease_s)
             return
         before, now = books.account, time.time_ns()
         policy.check_growth(

@@ -82,7 +82,7 @@ class Ask:
     reads_s: float = 0.0
     leaves_after: int | None = None
     token: int = 0
-    """Which of all that the agent has ever had."""
+    """0: the agent's own; else one of all that it has ever had."""
 
     def sentence(self) -> str:
         what = "a stream" if self.stream else "an answer"
@@ -101,8 +101,7 @@ class Ask:
         await process.ready.wait()
         if not process.takes_clients:
             return  # it came while there was nobody
-        tokens = world.tokens_of(world.agents[self.agent])
-        token = tokens[self.token % len(tokens)]
+        token = world.token_of(world.agents[self.agent], self.token)
         holder = process.accounts.holder_of(token.text)
         world.presented(token, holder)
         if holder is None:
@@ -465,6 +464,7 @@ class ClockJumps:
         return f"the wall clock jumps by {self.by_s} s"
 
     async def happen(self, world: World, number: int) -> None:
+        world.facts.latest_ns = max(world.facts.latest_ns, world.machine.wall_ns())
         world.machine.wall_is_off_ns += self.by_s * NS
         world.facts.clock_jumped_s = trio.current_time()
 
@@ -545,7 +545,7 @@ def draw_limits_change(dice: random.Random, setting: Setting) -> Event:
 
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
     # who draws one, how many there are at least and at most
-    (draw_ask, 5, 25),
+    (draw_ask, 5, 22),
     (draw_hold, 0, 3),
     (draw_deposit, 0, 3),
     (draw_crash, 0, 3),

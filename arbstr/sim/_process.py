@@ -85,7 +85,7 @@ class Process:
     system: Rig = field(init=False)
     accounts: Accounts = field(init=False)
     approvals: TrioActorRef[Approvals] = field(init=False)
-    webhooks: TrioActorRef[Webhooks] = field(init=False)
+    webhooks: TrioActorRef[Webhooks] | None = None
     vault: AccountsVault = field(init=False)
     """What another core, and those who come by HTTP, speak to."""
     began_s: float = field(factory=trio.current_time)
@@ -214,8 +214,9 @@ class Process:
         return refs[0]
 
     def _wake_webhooks(self) -> None:
-        with suppress(ActorDeadError, InboxFull):
-            self.webhooks.tell(Wake())
+        if self.webhooks is not None:
+            with suppress(ActorDeadError, InboxFull):
+                self.webhooks.tell(Wake())
 
     def _router(self) -> Router:
         scenario = self.world.scenario

@@ -65,7 +65,9 @@ def draw(seed: int) -> Scenario:
     events = [one(dice, setting) for one, least, most in kinds for _ in range(dice.randint(least, most))]
     return Scenario(
         seed=seed,
-        deposits_msat=tuple([dice.choice((500, 5_000, 100_000, 10_000_000)) for _ in range(agents)]),
+        deposits_msat=tuple(
+            [dice.choice((500, 5_000, 100_000, 100_000, 10_000_000, 10_000_000)) for _ in range(agents)]
+        ),
         providers=providers,
         events=tuple(sorted(events, key=lambda event: event.at_s)),
         routing=RoutingConfig(retries=dice.randrange(3), backoff_s=1.0, deadline_s=dice.choice((10.0, 60.0, 60.0))),

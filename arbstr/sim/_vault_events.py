@@ -15,7 +15,6 @@ from arbstr.accounts import (
     IssuedToken,
     MintBudget,
     MintedBudget,
-    Replay,
     Resolve,
     RevokeBudget,
     RevokeToken,
@@ -130,7 +129,7 @@ def draw_payment(dice: random.Random, setting: Setting) -> Event:
     return SendMoney(
         at_s=moment(dice),
         agent=dice.randrange(setting.agents),
-        amount_msat=dice.choice((1, 400, 3_000, 3_000, 60_000, 1_500_000)),
+        amount_msat=dice.choice((1, 400, 3_000, 3_000, 8_000, 60_000, 1_500_000)),
         kind=dice.choice(("payment", "payment", "withdrawal")),
         keyed=keyed,
         callers_s=tuple(sorted(dice.choice((0.0, 0.0, 1.0, 9.0, 35.0)) for _ in range(dice.choice((1, 1, 2, 3))))),
@@ -218,14 +217,16 @@ def draw_humans(dice: random.Random, setting: Setting) -> Event:
 
 
 def draw_policy(dice: random.Random) -> SetPolicy:
+    if dice.random() < 0.04:
+        return SetPolicy(0, 0)
     return SetPolicy(
-        max_transaction_msat=dice.choice((None, 500, 2_000, 5_000, 100_000, 0)),
-        daily_limit_msat=dice.choice((None, None, 10_000, 300_000, 2_000_000, 0)),
+        max_transaction_msat=dice.choice((None, None, 2_000, 5_000, 100_000, 1_000_000)),
+        daily_limit_msat=dice.choice((None, None, None, 20_000, 300_000, 5_000_000)),
         max_fee_msat=dice.choice((None, 0, 2_000)),
-        approval_timeout_ms=dice.choice((None, 30_000, 30_000, 45_000, 120_000)),
+        approval_timeout_ms=dice.choice((None, 30_000, 30_000, 30_000, 45_000, 120_000)),
         alert_floor_msat=dice.choice((None, None, 3_000, 100_000)),
         alert_cooldown_ms=dice.choice((None, 0, 5_000, 60_000)),
-        models=dice.choice(((), (), (), (), ("m",), ("n",))),
+        models=dice.choice(((), (), (), (), (), (), (), ("m",), ("n",))),
         max_holds=dice.choice((None, None, None, 1, 3)),
     )
 
@@ -301,8 +302,8 @@ class ReplayEvent:
     async def happen(self, world: World, number: int) -> None:
         events = list(world.books.outbox)
         if events:
-            message = Replay(events[self.which % len(events)])
-            await say_until_heard(world, lambda process: process.webhooks.request(message, timeout_s=ASK_S))
+            event_id = events[self.which % len(events)]
+            await say_until_heard(world, lambda process: process.vault.replay(event_id))
 
 
 def draw_replay(dice: random.Random, setting: Setting) -> Event:
@@ -368,27 +369,29 @@ class EndToken:
 
     async def happen(self, world: World, number: int) -> None:
         agent_id = world.agents[self.agent]
-        tokens = world.tokens_of(agent_id)
-        token = tokens[self.which % len(tokens)]
+        tokens, token = world.tokens_of(agent_id), world.token_of(agent_id, self.which)
         if self.how == "replace":
             issued = await _operate(world, agent_id, RotateToken(token.token_id, self.grace_s), "TOKEN_ROTATED")
             if isinstance(issued, IssuedToken):
                 _learn(world, issued)
                 if not self.grace_s:
                     world.facts.revoked.add(token.text)
-        elif self.how == "end budget" and token.budget_id is not None:
-            if await _operate(world, agent_id, RevokeBudget(token.budget_id), "BUDGET_REVOKED"):
+        elif self.how == "end budget":
+            if token.budget_id is not None and await _operate(
+                world, agent_id, RevokeBudget(token.budget_id), "BUDGET_REVOKED"
+            ):
                 world.facts.revoked.update(each.text for each in tokens if each.budget_id == token.budget_id)
         elif await _operate(world, agent_id, RevokeToken(token.token_id), "TOKEN_REVOKED"):
             world.facts.revoked.add(token.text)
 
 
 def draw_token_end(dice: random.Random, setting: Setting) -> Event:
+    """The agent's own token is mostly replaced: without one it does nothing more."""
     how: tuple[Literal["revoke", "replace", "end budget"], ...] = ("revoke", "replace", "replace", "end budget")
     return EndToken(
         round(dice.uniform(5, SPAN_S), 2),
         dice.randrange(setting.agents),
-        dice.randrange(4),
+        dice.choice((0, dice.randrange(5))),
         dice.choice(how),
         dice.choice((0.0, 4.0, 20.0)),
     )
@@ -443,8 +446,7 @@ class AnotherCore:
 
     async def happen(self, world: World, number: int) -> None:
         agent_id = world.agents[self.agent]
-        tokens = world.tokens_of(agent_id)
-        token, name = tokens[self.token % len(tokens)], f"core {number}"
+        token, name = world.token_of(agent_id, self.token), f"core {number}"
         asked = Asked(
             key=derived_hold_id("reserve", agent_id, name),
             agent_id=agent_id,
@@ -484,7 +486,11 @@ class AnotherCore:
         return held
 
     def _promise(self, world: World, asked: Asked, amount_msat: int, sent_ns: int) -> None:
-        asked.sign_of_life_ns = max(asked.sign_of_life_ns, min(sent_ns, world.machine.wall_ns()))
+        at_ns = min(sent_ns, world.machine.wall_ns())
+        if asked.sign_of_life_ns:
+            world.signs.append((asked, at_ns))
+        else:
+            asked.sign_of_life_ns = at_ns
         promised = world.facts.promised_holds
         promised[asked.key] = max(amount_msat, promised.get(asked.key, 0))
 
@@ -558,8 +564,8 @@ def draw_core(dice: random.Random, setting: Setting) -> Event:
 
 
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
-    (draw_payment, 0, 4),
-    (draw_humans, 0, 3),
+    (draw_payment, 1, 6),
+    (draw_humans, 0, 4),
     (draw_policy_change, 0, 2),
     (draw_freeze, 0, 1),
     (draw_budget, 0, 2),

@@ -411,11 +411,13 @@ def approvals_end(scene: Scene) -> Wrong:
 def tokens_count_as_long_as_they_live(
     scene: Scene, text: str, holder: tuple[str, str | None] | None, now_ns: int
 ) -> Wrong:
-    """Whoever presents one is known by the rows on disk; ``holder`` is who the process takes them for."""
+    """Whoever presents one is known by the rows on disk; ``holder`` is who the process takes them for. One that has
+    expired may come back when the clock does, or not."""
     row = scene.books.tokens.get(scene.books.hashes.get(hash_token(text), ""))
     lives = row is not None and row.revoked_ns is None and (row.expires_ns is None or row.expires_ns > now_ns)
     expected = (row.agent_id, row.budget_id) if row is not None and lives else None
-    if holder != expected:
+    expired = row is not None and row.expires_ns is not None and row.expires_ns <= scene.facts.latest_ns
+    if holder != expected and not (holder is None and expired):
         yield f"tokens: {row} is taken for {holder}, and it is {expected}"
     if holder is not None and text in scene.facts.revoked:
         yield f"tokens: the token of {holder} was revoked, and is taken"
@@ -492,7 +494,7 @@ def alerts_keep_their_cooldown(scene: Scene, change: Change) -> Wrong:
     cooldown_ns = (COOLDOWN_MS if cooldown_ms is None else cooldown_ms) * NS_PER_MS
     last_ns = memory.alerts.get(agent_id)
     due = last_ns is None or change.at_ns - last_ns >= cooldown_ns
-    below = account.available_msat - account.debt_msat < (floor or 0)
+    below = bool(floor) and account.available_msat - account.debt_msat < (floor or 0)
     if change.kind == "alert":
         memory.alerts[agent_id] = change.at_ns
         if not (due and below):

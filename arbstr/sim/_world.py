@@ -104,6 +104,8 @@ class World:
     """What is on its way outside, whatever becomes of the process that sent it."""
     wallet_scripts: dict[str, dict[str, WalletScript]] = field(factory=dict)
     """By destination and rail."""
+    signs: list[tuple[Asked, int]] = field(factory=list)
+    """Of life, by other cores, which the vault has seen and is writing down."""
     deliveries: int = 0
     """To the webhook."""
     winding_up: bool = False
@@ -192,23 +194,31 @@ class World:
         if not self.processes:
             return
         process = self.process
-        if process.is_well:
+        if not process.is_well:
+            self.memory.due_alerts.clear()
+            self.signs.clear()
+        else:
             self._look_at_approvals(process)
-            if self._restless:
-                self.wrong(vault_laws.alerts_are_raised(self.scene))
-        self.memory.due_alerts.clear()
+            if not process.ledger.waiting:
+                self._all_is_on_disk()
         if self._restless:
             self._restless = False
             for law in laws.REST:
                 self.wrong(law(self.scene))
 
+    def _all_is_on_disk(self) -> None:
+        """Also what nobody was to wait for: alerts, and longer leases."""
+        self.wrong(vault_laws.alerts_are_raised(self.scene))
+        for asked, at_ns in self.signs:
+            asked.sign_of_life_ns = at_ns  # the last one counts, also when the clock has stepped back since the others
+        self.signs.clear()
+
     def _look_at_approvals(self, process: Process) -> None:
+        """Unless somebody who watches has had no time to see that the clock has jumped, or to start."""
         now_s, on_time_s = trio.current_time(), vault_laws.ON_TIME_S + 6 * process.commit_s
-        if now_s - process.began_s < on_time_s:
-            return
-        has_jumped = now_s - self.facts.clock_jumped_s < vault_laws.LOOK_S + on_time_s
-        grace_s = on_time_s + vault_laws.LOOK_S if has_jumped else on_time_s
-        self.wrong(vault_laws.approvals_expire_on_time(self.scene, self.machine.wall_ns(), grace_s))
+        since_jump_s = now_s - self.facts.clock_jumped_s
+        if now_s - process.began_s > on_time_s and since_jump_s > vault_laws.LOOK_S + on_time_s:
+            self.wrong(vault_laws.approvals_expire_on_time(self.scene, self.machine.wall_ns(), on_time_s))
 
     # The vault, from outside
 
@@ -234,6 +244,7 @@ class World:
         """A token, to a process, that takes them for ``holder``."""
         whose = None if holder is None else (holder.agent_id, holder.budget_id)
         now_ns = self.machine.wall_ns()
+        self.facts.latest_ns = max(self.facts.latest_ns, now_ns)
         self.wrong(vault_laws.tokens_count_as_long_as_they_live(self.scene, token.text, whose, now_ns))
         if holder is None:
             self.count("tokens that have ended")
@@ -258,6 +269,13 @@ class World:
         first = self.facts.heard.setdefault(event_id, body)
         if first != body:
             self.wrong([f"events: {event_id} was {first}, and now it is {body}"])
+
+    def token_of(self, agent_id: str, which: int) -> Token:
+        """0: the agent's own newest; else one of all."""
+        tokens = self.tokens_of(agent_id)
+        if which:
+            return tokens[(which - 1) % len(tokens)]
+        return [token for token in tokens if token.budget_id is None][-1]
 
     def tokens_of(self, agent_id: str) -> list[Token]:
         """All that were ever shown, oldest first."""
