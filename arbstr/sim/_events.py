@@ -165,7 +165,7 @@ def draw_ask(dice: random.Random, setting: Setting) -> Event:
         patience_s=dice.choice((None, None, None, round(dice.uniform(0, 15), 2), 0.0)),
         reads_s=dice.choice((0.0, 0.0, 0.0, 1.0, 2.5)),
         leaves_after=dice.choice((None, None, None, None, dice.randrange(5))),
-        token=dice.choice((0, 0, dice.randrange(5))),
+        token=dice.choice((0, 0, 0, dice.randrange(5))),
     )
 
 
@@ -464,9 +464,7 @@ class ClockJumps:
         return f"the wall clock jumps by {self.by_s} s"
 
     async def happen(self, world: World, number: int) -> None:
-        world.facts.latest_ns = max(world.facts.latest_ns, world.machine.wall_ns())
-        world.machine.wall_is_off_ns += self.by_s * NS
-        world.facts.clock_jumped_s = trio.current_time()
+        world.clock_jumps(self.by_s * NS)
 
 
 def draw_jump(dice: random.Random, setting: Setting) -> Event:

@@ -42,7 +42,7 @@ from arbstr.requests import Limits, RequestContext, Requests
 from arbstr.routing import Router, RunningMean
 from arbstr.sim._outside import Wire
 from arbstr.sim._vault_outside import TARGET, WayToWallet, WayToWebhook
-from arbstr.store import ActiveTokens, Ledger, MemoryLedger, Store, TokenRow
+from arbstr.store import ActiveTokens, Ledger, MemoryLedger, OrphanedHolds, Store, TokenRow
 from arbstr.wallets import Rails
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ class Process:
         self.accounts = Accounts(
             self.system, ledger, list(found), hold_lease_s=scenario.lease_s, idle_s=scenario.idle_s
         )
+        for agent_id in sorted({hold.agent_id for hold in self.ledger.ask_now(OrphanedHolds())}):
+            self.accounts.ref(agent_id)  # another core's hold: somebody must be there when its lease runs out
         await self._open_vault(ledger)
         limits = Limits()
         self.left_alone.set()

@@ -77,7 +77,7 @@ def draw(seed: int) -> Scenario:
         reserve_tokens=dice.choice((1, 20, 100)),
         commit_s=dice.choice((0.0, 0.005, 0.4)),
         actors_crash=dice.choice((0.0, 0.0, 0.0, 0.02)),
-        policies=tuple([None if dice.random() < 0.25 else vault.draw_policy(dice) for _ in range(agents)]),
+        policies=tuple([None if dice.random() < 0.12 else vault.draw_policy(dice) for _ in range(agents)]),
         rails=rails,
         webhook=draw_webhook_script(dice),
         reservation_lease_s=dice.choice((20.0, 60.0)),

@@ -124,12 +124,12 @@ class SendMoney:
 def draw_payment(dice: random.Random, setting: Setting) -> Event:
     invoice = None
     if dice.random() < 0.4:
-        invoice = InvoiceScript(dice.choice((0, 0, 0, None, None, 1, 500)), dice.choice((3_600, 3_600, 2, 0)))
+        invoice = InvoiceScript(dice.choice((0, 0, 0, None, None, 1)), dice.choice((3_600, 3_600, 3_600, 2, 0)))
     keyed = dice.random() < 0.7
     return SendMoney(
         at_s=moment(dice),
         agent=dice.randrange(setting.agents),
-        amount_msat=dice.choice((1, 400, 3_000, 3_000, 8_000, 60_000, 1_500_000)),
+        amount_msat=dice.choice((1, 400, 1_500, 3_000, 3_000, 8_000, 60_000, 1_500_000)),
         kind=dice.choice(("payment", "payment", "withdrawal")),
         keyed=keyed,
         callers_s=tuple(sorted(dice.choice((0.0, 0.0, 1.0, 9.0, 35.0)) for _ in range(dice.choice((1, 1, 2, 3))))),
@@ -158,19 +158,33 @@ class Decider:
 
 @frozen
 class HumansDecide:
-    """About one of the approvals that wait then, or about the first that comes."""
+    """About one of the approvals that wait then, or about the first that comes; after the wall clock has jumped to its
+    expiry, or the operator has made sure of the agent."""
 
     at_s: float
     which: int
     deciders: tuple[Decider, ...]
+    clock_jumps: bool = False
+    first: Freeze | SetPolicy | None = None
 
     def sentence(self) -> str:
-        return f"about an approval ({self.which}) {', '.join(decider.sentence() for decider in self.deciders)}"
+        says = ", ".join(decider.sentence() for decider in self.deciders)
+        jump = ", after the clock has jumped to its expiry" if self.clock_jumps else ""
+        if self.first is None:
+            return f"about an approval ({self.which}){jump} {says}"
+        policy = self.first if isinstance(self.first, SetPolicy) else None
+        then = "frozen" if policy is None else f"given a policy: {in_words(policy)}"
+        return f"about an approval ({self.which}){jump}, after its agent was {then}, {says}"
 
     async def happen(self, world: World, number: int) -> None:
         approval = await self._question(world)
         if approval is None:
             return
+        if self.first is not None:
+            action = "AGENT_FROZEN" if isinstance(self.first, Freeze) else "POLICY_UPDATED"
+            await _operate(world, approval.agent_id, self.first, action)
+        if self.clock_jumps:
+            world.clock_jumps(approval.expires_ns - world.machine.wall_ns())
         async with trio.open_nursery() as nursery:
             for place, decider in enumerate(self.deciders):
                 nursery.start_soon(self._decide, world, approval, f"human {number}.{place}", decider)
@@ -210,7 +224,8 @@ def draw_humans(dice: random.Random, setting: Setting) -> Event:
             for _ in range(dice.choice((1, 1, 2, 2, 3)))
         ]
     )
-    return HumansDecide(moment(dice), dice.randrange(4), deciders)
+    first = dice.choice((None, None, None, Freeze("to be safe"), draw_policy(dice)))
+    return HumansDecide(moment(dice), dice.randrange(4), deciders, dice.random() < 0.25, first)
 
 
 # The operator
@@ -315,7 +330,7 @@ def draw_replay(dice: random.Random, setting: Setting) -> Event:
 
 @frozen
 class MintBudgetOf:
-    """A part of an agent's money for a token of its own."""
+    """A part of an agent's money for a token of its own, whose bearer calls another core as often as they can."""
 
     at_s: float
     agent: int
@@ -323,34 +338,60 @@ class MintBudgetOf:
     models: tuple[str, ...] = ()
     max_holds: int | None = None
     lasts_s: int | None = None
+    calls: tuple[AnotherCore, ...] = ()
+    ends_after_s: float | None = None
+    """By the agent's word."""
 
     def sentence(self) -> str:
         limits = f"for {self.models}, {self.max_holds} holds, {self.lasts_s} s"
-        return f"agent {self.agent} mints a budget of {self.amount_msat} msat {limits}"
+        ends = "" if self.ends_after_s is None else f", revokes it {self.ends_after_s:g} s later"
+        calls = "".join(f"; with its token {call.in_words()}" for call in self.calls)
+        return f"agent {self.agent} mints a budget of {self.amount_msat} msat {limits}{ends}{calls}"
 
     async def happen(self, world: World, number: int) -> None:
         agent_id = world.agents[self.agent]
         expires_ns = None if self.lasts_s is None else world.machine.wall_ns() + self.lasts_s * NS
         message = MintBudget(f"budget {number}", self.amount_msat, self.models, self.max_holds, expires_ns)
         answer = await _operate(world, agent_id, message, "BUDGET_MINTED")
-        if isinstance(answer, MintedBudget):
-            _learn(world, answer.token)
+        if not isinstance(answer, MintedBudget):
+            return
+        token = _learn(world, answer.token)
+        async with trio.open_nursery() as nursery:
+            for place, call in enumerate(self.calls):
+                nursery.start_soon(call.speak, world, token, f"core {number}.{place}")
+            if self.ends_after_s is not None:
+                await trio.sleep(self.ends_after_s)
+                await _end_budget(world, token)
 
 
 def draw_budget(dice: random.Random, setting: Setting) -> Event:
+    amount_msat = dice.choice((40, 400, 3_000, 50_000))
+    parts = (amount_msat, amount_msat // 2, amount_msat // 2 + 1, amount_msat // 3)
+    calls = [draw_core(dice, setting) for _ in range(dice.choice((0, 0, 2, 4)))]
     return MintBudgetOf(
         at_s=round(dice.uniform(0, SPAN_S / 3), 2),
         agent=dice.randrange(setting.agents),
-        amount_msat=dice.choice((40, 400, 3_000, 50_000)),
+        amount_msat=amount_msat,
+        calls=tuple([call.of(dice.choice(parts)) for call in calls]),
+        ends_after_s=dice.choice((None, None, 2.0, 9.0)),
         models=dice.choice(((), (), (), ("m",), ("n",))),
         max_holds=dice.choice((None, None, 1, 2)),
         lasts_s=dice.choice((None, None, 10, 25)),
     )
 
 
-def _learn(world: World, issued: IssuedToken) -> None:
+def _learn(world: World, issued: IssuedToken) -> Token:
     row = issued.row
-    world.facts.tokens.append(Token(issued.token, row.agent_id, row.token_id, row.budget_id))
+    token = Token(issued.token, row.agent_id, row.token_id, row.budget_id)
+    world.facts.tokens.append(token)
+    return token
+
+
+async def _end_budget(world: World, token: Token) -> None:
+    assert token.budget_id is not None
+    tokens = world.tokens_of(token.agent_id)
+    if await _operate(world, token.agent_id, RevokeBudget(token.budget_id), "BUDGET_REVOKED"):
+        world.facts.revoked.update(each.text for each in tokens if each.budget_id == token.budget_id)
 
 
 @frozen
@@ -369,7 +410,7 @@ class EndToken:
 
     async def happen(self, world: World, number: int) -> None:
         agent_id = world.agents[self.agent]
-        tokens, token = world.tokens_of(agent_id), world.token_of(agent_id, self.which)
+        token = world.token_of(agent_id, self.which)
         if self.how == "replace":
             issued = await _operate(world, agent_id, RotateToken(token.token_id, self.grace_s), "TOKEN_ROTATED")
             if isinstance(issued, IssuedToken):
@@ -377,10 +418,8 @@ class EndToken:
                 if not self.grace_s:
                     world.facts.revoked.add(token.text)
         elif self.how == "end budget":
-            if token.budget_id is not None and await _operate(
-                world, agent_id, RevokeBudget(token.budget_id), "BUDGET_REVOKED"
-            ):
-                world.facts.revoked.update(each.text for each in tokens if each.budget_id == token.budget_id)
+            if token.budget_id is not None:
+                await _end_budget(world, token)
         elif await _operate(world, agent_id, RevokeToken(token.token_id), "TOKEN_REVOKED"):
             world.facts.revoked.add(token.text)
 
@@ -430,6 +469,7 @@ class AnotherCore:
     amount_msat: int
     charge_msat: int
     extends_to_msat: int | None
+    extends_after_s: float
     holds_s: float
     releases: bool
     model: str
@@ -438,18 +478,28 @@ class AnotherCore:
     end: Way
 
     def sentence(self) -> str:
-        more = "" if self.extends_to_msat is None else f", then {self.extends_to_msat} ({self.extend.sentence()})"
+        return f"with token {self.token} of agent {self.agent} {self.in_words()}"
+
+    def in_words(self) -> str:
+        more = ""
+        if self.extends_to_msat is not None:
+            more = f", {self.extends_after_s:g} s later {self.extends_to_msat} ({self.extend.sentence()})"
         end = "releases" if self.releases else f"settles with {self.charge_msat}"
         hold = f"another core holds {self.amount_msat} msat for {self.model} ({self.reserve.sentence()}){more}"
-        who = f"with token {self.token} of agent {self.agent}"
-        return f"{who} {hold} and {end} {self.holds_s:g} s later ({self.end.sentence()})"
+        return f"{hold} and {end} {self.holds_s:g} s later ({self.end.sentence()})"
+
+    def of(self, amount_msat: int) -> AnotherCore:
+        """The same of another amount."""
+        extends = None if self.extends_to_msat is None else amount_msat + 1
+        return evolve(self, amount_msat=amount_msat, charge_msat=amount_msat // 2, extends_to_msat=extends)
 
     async def happen(self, world: World, number: int) -> None:
-        agent_id = world.agents[self.agent]
-        token, name = world.token_of(agent_id, self.token), f"core {number}"
+        await self.speak(world, world.token_of(world.agents[self.agent], self.token), f"core {number}")
+
+    async def speak(self, world: World, token: Token, name: str) -> None:
         asked = Asked(
-            key=derived_hold_id("reserve", agent_id, name),
-            agent_id=agent_id,
+            key=derived_hold_id("reserve", token.agent_id, name),
+            agent_id=token.agent_id,
             at_s=trio.current_time(),
             process=0,
             direct=True,
@@ -462,6 +512,7 @@ class AnotherCore:
             if await post.send(self.reserve, lambda p: self._reserve(world, p, asked, name)) is None:
                 return
             if self.extends_to_msat is not None:
+                await trio.sleep(self.extends_after_s)
                 await post.send(self.extend, lambda p: self._extend(world, p, asked))
             await trio.sleep(self.holds_s)
             await post.send(self.end, lambda p: self._end(world, p, asked, self.charge_msat))
@@ -489,6 +540,7 @@ class AnotherCore:
         at_ns = min(sent_ns, world.machine.wall_ns())
         if asked.sign_of_life_ns:
             world.signs.append((asked, at_ns))
+            asked.sign_of_life_ns = min(asked.sign_of_life_ns, at_ns)  # as long as it may be lost in a crash
         else:
             asked.sign_of_life_ns = at_ns
         promised = world.facts.promised_holds
@@ -545,7 +597,7 @@ class _Post:
         return None
 
 
-def draw_core(dice: random.Random, setting: Setting) -> Event:
+def draw_core(dice: random.Random, setting: Setting) -> AnotherCore:
     amount_msat = dice.choice((0, 1, 300, 2_000, 20_000))
     return AnotherCore(
         at_s=moment(dice),
@@ -554,6 +606,7 @@ def draw_core(dice: random.Random, setting: Setting) -> Event:
         amount_msat=amount_msat,
         charge_msat=dice.choice((0, 1, amount_msat // 2, amount_msat, amount_msat + 700)),
         extends_to_msat=dice.choice((None, None, amount_msat // 2, amount_msat + 500)),
+        extends_after_s=dice.choice((0.0, 0.0, 4.0, 12.0)),
         holds_s=dice.choice((0.0, 1.0, 8.0, 25.0)),
         releases=dice.random() < 0.3,
         model=dice.choice("mmmn"),

@@ -42,7 +42,7 @@ from arbstr.store import (
 from arbstr.units import Price
 from arbstr.wallets import PaymentOrder, SimulatedBook
 
-PATIENCE_S = 4_000.0
+PATIENCE_S = 10_000.0
 """For the last request to end; the bounds on the way there together are far below."""
 MAX_WRONG = 5
 
@@ -312,6 +312,12 @@ class World:
 
     def current_spans(self) -> list[_Repriced]:
         return [_Repriced(list(spans)) for spans in self.facts.prices.values()]
+
+    def clock_jumps(self, by_ns: int) -> None:
+        """The wall clock does."""
+        self.facts.latest_ns = max(self.facts.latest_ns, self.machine.wall_ns())
+        self.machine.wall_is_off_ns += by_ns
+        self.facts.clock_jumped_s = trio.current_time()
 
     def configuration_changed(self) -> None:
         self.process.changed.set()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from arbstr.accounts import AgentAccountActor, Ended, Held, _actor, _recovery, _rules
+from arbstr.accounts import AgentAccountActor, Ended, Extend, Held, Reserve, _actor, _recovery, _rules
 from arbstr.providers import Report
 from arbstr.requests import _attempts, _books, _purse, _record
 from arbstr.requests._actor import Stay
@@ -315,7 +315,7 @@ def round_a_cost_down(patch: Patch) -> None:
     patch.setattr(_record.Consumption, "cost_msat", property(cost_msat))
 
 
-MUTATIONS: tuple[Mutation, ...] = (
+OF_REQUESTS: tuple[Mutation, ...] = (
     settle_twice,
     forget_the_hold_on_cancel,
     forget_the_hold_on_a_stop,
