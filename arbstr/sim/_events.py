@@ -543,7 +543,7 @@ def draw_limits_change(dice: random.Random, setting: Setting) -> Event:
 
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
     # who draws one, how many there are at least and at most
-    (draw_ask, 5, 22),
+    (draw_ask, 6, 25),
     (draw_hold, 0, 3),
     (draw_deposit, 0, 3),
     (draw_crash, 0, 3),

@@ -103,7 +103,7 @@ def draw_wallet_script(dice: random.Random) -> WalletScript:
     outcome = dice.choice((WalletState.SUCCEEDED,) * 12 + (WalletState.FAILED,) * 7 + (WalletState.UNKNOWN,))
     behaviour = Behaviour(
         outcome=outcome,
-        after_s=dice.choice((0.0, 0.0, 0.5, 4.0, 20.0, 50.0)),
+        after_s=dice.choice((0.0, 0.0, 0.5, 4.0, 20.0, 20.0, 50.0)),
         answer=dice.choice((Answer.TELLS, Answer.TELLS, Answer.TELLS, *Answer)),
         doubtful_lookups=dice.choice((0, 0, 1, 3)),
         fee_msat=dice.choice((0, 1, 400, 1_000, 2_500)) if outcome is WalletState.SUCCEEDED else 0,

@@ -217,15 +217,15 @@ def draw_humans(dice: random.Random, setting: Setting) -> Event:
     deciders = tuple(
         [
             Decider(
-                dice.choice(("approve", "approve", "deny")),
+                dice.choice(("approve", "approve", "approve", "deny")),
                 dice.choice((0.0, 0.0, 0.5, 5.0)),
-                dice.choice((None, None, None, -0.2, -0.001, 0.0, 0.001, 3.0)),
+                dice.choice((None, None, None, None, None, -4.0, -0.2, -0.2, -0.001, 0.0, 0.001, 3.0)),
             )
             for _ in range(dice.choice((1, 1, 2, 2, 3)))
         ]
     )
-    first = dice.choice((None, None, None, Freeze("to be safe"), draw_policy(dice)))
-    return HumansDecide(moment(dice), dice.randrange(4), deciders, dice.random() < 0.25, first)
+    first = dice.choice((None, None, None, None, None, Freeze("to be safe"), draw_policy(dice)))
+    return HumansDecide(moment(dice), dice.randrange(4), deciders, dice.random() < 0.2, first)
 
 
 # The operator
@@ -236,7 +236,7 @@ def draw_policy(dice: random.Random) -> SetPolicy:
         return SetPolicy(0, 0)
     return SetPolicy(
         max_transaction_msat=dice.choice((None, None, 2_000, 5_000, 100_000, 1_000_000)),
-        daily_limit_msat=dice.choice((None, None, None, 20_000, 300_000, 5_000_000)),
+        daily_limit_msat=dice.choice((None, None, 6_000, 20_000, 300_000, 5_000_000)),
         max_fee_msat=dice.choice((None, 0, 2_000)),
         approval_timeout_ms=dice.choice((None, 30_000, 30_000, 30_000, 45_000, 120_000)),
         alert_floor_msat=dice.choice((None, None, 3_000, 100_000)),
@@ -605,8 +605,8 @@ def draw_core(dice: random.Random, setting: Setting) -> AnotherCore:
         token=dice.choice((0, 0, dice.randrange(4))),
         amount_msat=amount_msat,
         charge_msat=dice.choice((0, 1, amount_msat // 2, amount_msat, amount_msat + 700)),
-        extends_to_msat=dice.choice((None, None, amount_msat // 2, amount_msat + 500)),
-        extends_after_s=dice.choice((0.0, 0.0, 4.0, 12.0)),
+        extends_to_msat=dice.choice((None, amount_msat // 2, amount_msat + 500, amount_msat + 500)),
+        extends_after_s=dice.choice((0.0, 2.0, 4.0, 12.0)),
         holds_s=dice.choice((0.0, 1.0, 8.0, 25.0)),
         releases=dice.random() < 0.3,
         model=dice.choice("mmmn"),
@@ -618,9 +618,9 @@ def draw_core(dice: random.Random, setting: Setting) -> AnotherCore:
 
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
     (draw_payment, 1, 6),
-    (draw_humans, 0, 4),
+    (draw_humans, 1, 4),
     (draw_policy_change, 0, 2),
-    (draw_freeze, 0, 1),
+    (draw_freeze, 0, 2),
     (draw_budget, 0, 2),
     (draw_token_end, 0, 2),
     (draw_core, 0, 3),

@@ -35,6 +35,8 @@ NS_PER_MS = 1_000_000
 ENDED = frozenset((S.DENIED, S.SUCCEEDED, S.FAILED))
 NOT_ASKED = frozenset((S.PENDING_APPROVAL, S.HELD))
 ASKED = frozenset((S.SENDING, S.UNKNOWN))
+FEE_MSAT = 1_000
+"""Where a policy says nothing of it."""
 COOLDOWN_MS = 3_600_000
 """Of alerts, where a policy says nothing."""
 ON_TIME_S = 1.5
@@ -179,6 +181,10 @@ def payments_are_wished_for(scene: Scene, change: Change) -> Wrong:
     if payment.kind == "withdrawal" and payment.state is not S.PENDING_APPROVAL:
         yield f"approvals: withdrawal {payment.transaction_id} is {payment.state} and nobody was asked"
     yield from _invoice_is_right(wish, payment)
+    policy = policy_in_force(scene.books, payment.agent_id, payment.created_ns)
+    limit = policy.max_fee_msat if policy is not None else None
+    if payment.fee_limit_msat != (FEE_MSAT if limit is None else limit):
+        yield f"limits: the fee of {payment.transaction_id} may be {payment.fee_limit_msat} msat, allowed {limit}"
 
 
 def _invoice_is_right(wish: Wish, payment: PaymentRow) -> Wrong:

@@ -145,6 +145,9 @@ class World:
         after = getattr(change, "after", None)
         self.count(getattr(change, "kind", type(change).__name__))
         self.note(f"committed {key} {after} {getattr(change, 'hold', '')}")
+        for row in getattr(change, "also", ()):
+            if isinstance(row, PaymentRow):
+                self.count(f"payment {row.state.value}")
         for law in laws.COMMIT:
             self.wrong(law(self.scene, change))
         if after is not None:

@@ -25,6 +25,29 @@ HAPPENS = (
     "status 402",
     "status 503",
 )
+IN_THE_VAULT = (
+    "alert",
+    "approval",
+    "budget",
+    "decided approved",
+    "events",
+    "freeze",
+    "lookup failed",
+    "lookup pending",
+    "lookup succeeded",
+    "lookup unknown",
+    "orders",
+    "payment denied",
+    "payment failed",
+    "payment pending_approval",
+    "payment succeeded",
+    "payment unknown",
+    "policy",
+    "token",
+    "tokens that have ended",
+    "told failed",
+    "told succeeded",
+)
 
 
 @pytest.mark.parametrize("batch", range(5))
@@ -35,3 +58,4 @@ def test_no_law_is_broken_and_enough_happens_when_seeds_are_run(batch: int) -> N
         assert not report.wrong, "\n".join((*report.wrong, *report.scenario.story()))
         counts.update(report.counts)
     assert all(counts[what] > 5 for what in HAPPENS), counts
+    assert all(counts[what] > 0 for what in IN_THE_VAULT), counts

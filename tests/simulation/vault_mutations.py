@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from attrs import evolve
 
 from arbstr.accounts import (
@@ -28,9 +27,8 @@ from arbstr.accounts._machine import AFTER_CRASH, AfterCrash, Next
 from arbstr.accounts._payment_messages import Decide, Decided, MovePayment, Pay
 from arbstr.store import AccountChange, EventState, PaymentState
 from arbstr.wallets import Rails, WalletState
+from tests.simulation.mutations import Mutation, Patch
 
-Patch = pytest.MonkeyPatch
-Mutation = Callable[[Patch], None]
 S = PaymentState
 
 
