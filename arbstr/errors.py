@@ -18,6 +18,8 @@ ArbstrError                     anything that ends a request; knows its HTTP sta
     ├── ProviderFailed          502  the last provider tried broke; or 429 when it was a rate limit
     ├── NoProviderAvailable     503  every candidate is shut out
     ├── LedgerUnavailable       503  no ledger, no spending (M10)
+    │   ├── NotAnswered         503  the account did not say; what was asked may have been done all the same
+    │   └── SettlementsWaiting  503  too many ends of holds wait for their vault
     ├── Overloaded              503  a bound was reached
     ├── ShuttingDown            503
     ├── DeadlineExceeded        504
@@ -192,6 +194,20 @@ class LedgerUnavailable(ServiceError):
     status = 503
     type = "server_error"
     reason = "ledger_unavailable"
+
+
+class NotAnswered(LedgerUnavailable):
+    """No answer came, or none in time: what was asked may have been done all the same."""
+
+
+class SettlementsWaiting(LedgerUnavailable):
+    """So many ends of holds wait for the vault that no more is bought until it takes them."""
+
+    reason = "settlements_waiting"
+
+    @property
+    def code(self) -> str:
+        return "vault_backpressure"
 
 
 class Overloaded(ServiceError):

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     crash_verb = verbs.add_parser("crash", help="kill arbstr under load, restart it, check its books")
     crash_verb.add_argument("--times", type=_positive, default=10)
     crash_verb.add_argument("--seed", type=int, default=1)
+    crash_verb.add_argument("--two", action="store_true", help="proxy and vault as two processes; either is killed")
     first_verb = verbs.add_parser("first", help="CPU per request beside a plain reverse proxy")
     first_verb.add_argument("--requests", type=_positive, default=first.FirstOptions().requests)
     first_verb.add_argument("--rounds", type=_positive, default=first.FirstOptions().rounds)
@@ -97,7 +98,7 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
     if verb == "replay":
         return partial(replay.main, replay.ReplayOptions(**options), json_file)
     if verb == "crash":
-        return partial(crash.main, options["times"], options["seed"], json_file)
+        return partial(crash.main, options["times"], options["seed"], json_file, two=options["two"])
     if verb == "price-history":
         return partial(price_history.main, options["history"], json_file)
     if verb == "actors":

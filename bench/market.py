@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -109,13 +109,23 @@ def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEnt
     return [ProviderEntry(p.name, p.url, str(p.host.input_rate), str(p.host.output_rate), open_s) for p in market]
 
 
-def config_text(providers: Sequence[ProviderEntry], *, database: Path, durability: str, model: str = MODEL) -> str:
-    """A configuration file: accounts on, these providers, quiet logs. Rates are sats per 1,000,000 tokens."""
+def config_text(
+    providers: Sequence[ProviderEntry],
+    *,
+    database: Path,
+    durability: str,
+    model: str = MODEL,
+    vault: Mapping[str, object] | None = None,
+) -> str:
+    """A configuration file: accounts on, these providers, quiet logs. Rates are sats per 1,000,000 tokens.
+
+    ``vault`` are keys of ``[vault]`` with their values as TOML has them.
+    """
     head = [
         f'rate_unit = "{RATE_UNIT}"',
         '[server]\nlisten = "127.0.0.1:0"',
         f'[database]\npath = {json.dumps(str(database))}\ndurability = "{durability}"',
-        "[vault]",
+        "\n".join(["[vault]", *(f"{key} = {value}" for key, value in (vault or {}).items())]),
         '[logging]\nlevel = "warning"',
     ]
     tables = [

@@ -243,18 +243,13 @@ class AgentAccountActor(TrioActor):
         if message.key in self._ended:
             raise _used(message.key)
         before, now = books.account, time.time_ns()
-        policy.check_request(
-            books.policy(now),
-            books.day_spend_msat(now),
-            len(books.holds),
-            message.amount_msat,
-            message.model,
-            books.frozen_ns is not None,
-        )
-        if message.budget_id is not None:
-            budget, (held, holds) = books.budgets.get(message.budget_id), books.budget_use(message.budget_id)
-            check_budget(budget, held, holds, message.amount_msat, message.model, now)
-        move = rules.reserve(before, message.amount_msat)
+        budget_id = message.budget_id
+        if message.owed:
+            move = rules.owe(before, message.amount_msat)
+            budget_id = budget_id if budget_id in books.budgets else None  # one that has ended counts no more
+        else:
+            self._check_request(message, now)
+            move = rules.reserve(before, message.amount_msat)
         row = HoldRow(
             hold_id=new_hold_id(),
             key=message.key,
@@ -266,7 +261,7 @@ class AgentAccountActor(TrioActor):
             created_ns=now,
             lease_ns=self._lease_until(message, now),
             correlation_id=message.correlation_id,
-            budget_id=message.budget_id,
+            budget_id=budget_id,
         )
         details: dict[str, object] = {
             "key": message.key,
@@ -274,8 +269,8 @@ class AgentAccountActor(TrioActor):
             "held_msat": message.amount_msat,
             "model": row.model,
         }
-        if message.budget_id is not None:
-            details["budget_id"] = message.budget_id
+        if budget_id is not None:
+            details["budget_id"] = budget_id
         change = AccountChange(
             key=f"reserve:{message.key}",
             kind="reserve",
@@ -288,6 +283,21 @@ class AgentAccountActor(TrioActor):
         )
         self.commit(change, job, message.key, Held(message.key, message.amount_msat, move.after.available_msat))
         self._own(books.holds[message.key], message)
+
+    def _check_request(self, message: Reserve, now_ns: int) -> None:
+        """Whether policy and budget allow it. Raises BillingRefused."""
+        books = self.books
+        policy.check_request(
+            books.policy(now_ns),
+            books.day_spend_msat(now_ns),
+            len(books.holds),
+            message.amount_msat,
+            message.model,
+            books.frozen_ns is not None,
+        )
+        if message.budget_id is not None:
+            budget, (held, holds) = books.budgets.get(message.budget_id), books.budget_use(message.budget_id)
+            check_budget(budget, held, holds, message.amount_msat, message.model, now_ns)
 
     def _lease_until(self, message: Reserve | Extend | Renew, now_ns: int) -> int:
         return now_ns + (self.lease_ns if message.lease_s is None else int(message.lease_s * NS))

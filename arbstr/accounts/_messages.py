@@ -28,6 +28,8 @@ class Reserve:
     """Of the token that asks: it may spend from this budget only."""
     lease_s: float | None = None
     """Kept so long without a sign of life; None: as long as the account is told for all."""
+    owed: bool = False
+    """For what has been used already: no policy, limit or budget is asked, and the amount must be 0."""
 
 
 @frozen

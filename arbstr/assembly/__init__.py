@@ -7,5 +7,6 @@ queued.
 
 from arbstr.assembly._reload import Reloader
 from arbstr.assembly._serve import serve
+from arbstr.assembly._vault_alone import serve_vault
 
-__all__ = ["Reloader", "serve"]
+__all__ = ["Reloader", "serve", "serve_vault"]

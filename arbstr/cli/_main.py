@@ -100,6 +100,8 @@ def _parser() -> ArgumentParser:
     serve = _verb(verbs, "serve", "run the proxy")
     serve.add_argument("-l", "--listen", metavar="ADDR", help="host:port to listen on; overrides [server] listen")
     serve.add_argument("--mock", action="store_true", help="a market of pretended providers; no file, no network")
+    vault = _verb(verbs, "vault", "run the vault alone, for proxies in other processes")
+    vault.add_argument("-l", "--listen", metavar="ADDR", help="host:port to listen on; overrides [server] listen")
     _verb(verbs, "reload", "have the arbstr that runs read its configuration again")
     check = _verb(verbs, "check", "read the configuration and report all that is wrong with it")
     check.add_argument("--lenient", action="store_true", help="unknown keys are warnings, not errors")

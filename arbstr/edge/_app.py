@@ -31,6 +31,7 @@ from arbstr.edge._vault import VaultPages
 from arbstr.edge._vault_bodies import iso
 from arbstr.errors import (
     ArbstrError,
+    AuthenticationFailed,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -142,6 +143,8 @@ class EdgeApp:
         local = is_loopback(peer) and not exchange.headers.was_forwarded
         caller = services.authenticate(exchange.headers.authorization, peer, local)
         buys = found is not None and found[0].page in _MODEL_CALLS and method in found[0].methods
+        if not caller.proven and not buys:
+            raise AuthenticationFailed("the bearer token is not known here; it becomes known with its first request")
         if not buys:  # what is for a model is counted with its tokens, further in
             exchange.limit_headers = services.touch(caller)
         if len(path) > MAX_PATH:

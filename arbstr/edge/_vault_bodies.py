@@ -460,7 +460,11 @@ def events(page: ListPage[EventRow]) -> Body:
 
 
 def reserved(made: Reserved) -> Body:
-    return {"reservation_id": made.reservation_id, "remaining_balance_msats": made.remaining_msat}
+    return {
+        "reservation_id": made.reservation_id,
+        "remaining_balance_msats": made.remaining_msat,
+        **_present(agent_id=made.agent_id, lease_s=made.lease_s),
+    }
 
 
 def extended(made: Reserved) -> Body:

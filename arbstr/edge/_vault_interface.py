@@ -70,6 +70,10 @@ class Reserved:
     reservation_id: str
     amount_msat: int
     remaining_msat: int
+    agent_id: str | None = None
+    """Whose it is, for a core that knows only the token."""
+    lease_s: float | None = None
+    """Without a sign of life it is kept so long."""
 
 
 @frozen

@@ -7,7 +7,7 @@ from typing import Protocol
 from attrs import define, field
 
 from actors import ActorSystem
-from arbstr.accounts import Accounts
+from arbstr.accounts import Bank
 from arbstr.providers import Directory, ProviderView, Upstream
 from arbstr.requests._interface import ModelRequest
 from arbstr.requests._limits import Limits
@@ -40,7 +40,7 @@ class RequestContext:
     fleet: Upstreams
     router: Router
     store: Ledger
-    accounts: Accounts | None
+    accounts: Bank | None
     """None: requests are priced and recorded, not held."""
     stream_cost_event: bool
     heartbeat_s: float = 0.0

@@ -11,19 +11,13 @@ from typing import Protocol
 
 import trio
 
-from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
-from arbstr.accounts import Accounts, Ended, Extend, Held, Release, Renew, Reserve, Settle
-from arbstr.errors import ArbstrError, BillingRefused, LedgerUnavailable
+from actors import TrioActorRef
+from arbstr.accounts import Bank, Ended, Extend, Held, Holder, Release, Renew, Reserve, Settle
+from arbstr.errors import ArbstrError, AuthenticationFailed, BillingRefused, LedgerUnavailable, NotAnswered
 from arbstr.routing import Candidate
 from arbstr.store import Ledger, ReceiptOnly, ReceiptRow, StoreUnavailable
 
 logger = logging.getLogger(__name__)
-
-ASK_DEADLINE_S = 10.0
-"""For an answer of the account, which waits for the disk."""
-
-_UNANSWERED = (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning)
-"""What an ask can come to when it gets no answer; what was asked may have been done all the same."""
 
 
 class Purse(Protocol):
@@ -77,28 +71,26 @@ class _Hold(Enum):
 
 
 class AccountPurse:
-    """One agent pays. The hold's key is the request id, so that no request can hold twice (M5)."""
+    """One agent pays, by way of a bank. The hold's key is the request id, so that no request can hold twice (M5)."""
 
     def __init__(
         self,
-        accounts: Accounts,
+        bank: Bank,
         store: Ledger,
         *,
-        agent_id: str,
+        holder: Holder,
         key: str,
         model: str,
         correlation_id: str | None,
         owner: TrioActorRef,  # type: ignore[type-arg]  # any actor
-        budget_id: str | None = None,
     ) -> None:
-        self._accounts = accounts
+        self._bank = bank
         self._store = store
-        self._agent_id = agent_id
+        self._holder = holder
         self._key = key
         self._model = model
         self._correlation_id = correlation_id
         self._owner = owner
-        self._budget_id = budget_id
         self._hold = _Hold.NONE
         self.held_msat = 0
 
@@ -116,17 +108,17 @@ class AccountPurse:
             candidate.provider,
             self._correlation_id,
             self._owner,
-            self._budget_id,
+            self._holder.budget_id,
         )
         self.held_msat = await self._ask_for(message)
         self._hold = _Hold.OPEN
 
     async def _ask_for(self, message: Reserve | Extend) -> int:
         try:
-            held: Held = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
-        except _UNANSWERED as error:
-            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
-        except (BillingRefused, LedgerUnavailable):
+            held: Held = await self._bank.request(self._holder, message)
+        except NotAnswered:
+            raise
+        except (BillingRefused, LedgerUnavailable, AuthenticationFailed):
             # An answer: nothing came of it, and nobody need wait for the end of a hold that never was.
             if self._hold is _Hold.UNSURE:
                 self._hold = _Hold.NONE
@@ -146,11 +138,11 @@ class AccountPurse:
         else:
             message = Release(self._key, receipt.error or receipt.outcome, receipt)
         try:
-            ended: Ended = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
+            ended: Ended = await self._bank.request(self._holder, message)
         except trio.Cancelled:
             self._tell(message)
             raise
-        except _UNANSWERED as error:
+        except NotAnswered as error:
             # An ask that was given up may be skipped by its receiver; a tell is not, and a repeat is harmless (M3).
             self._tell(message)
             logger.error("request %s: its end is not confirmed yet: %s", self._key, error)
@@ -164,8 +156,8 @@ class AccountPurse:
 
     def _tell(self, message: Renew | Settle | Release) -> None:
         try:
-            self._accounts.ref(self._agent_id).tell(message)
-        except _UNANSWERED as error:
+            self._bank.tell(self._holder, message)
+        except NotAnswered as error:
             logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
 
 

@@ -33,6 +33,7 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -42,12 +43,14 @@ from arbstr.store._rows import (
     EVENT_COLUMNS,
     PAYMENT_COLUMNS,
     POLICY_COLUMNS,
+    REMOTE_HOLD_COLUMNS,
     TOKEN_COLUMNS,
     approval_row,
     budget_row,
     event_row,
     payment_row,
     policy_row,
+    remote_hold_row,
     token_row,
 )
 from arbstr.store._values import AgentRow, ApprovalRow, BudgetRow, EventRow, HoldRow, PaymentRow, PolicyRow, TokenRow
@@ -236,5 +239,12 @@ _ANSWERS: dict[type, Callable[[Connection, Any], Any]] = {
     ),
     DeadEvents: _dead_events,
     DueEvents: _due_events,
+    RemoteHolds: lambda db, question: _select(
+        db,
+        remote_hold_row,
+        REMOTE_HOLD_COLUMNS,
+        "remote_holds WHERE state = ? ORDER BY created_ns, reservation_id",
+        question.state.value,
+    ),
     FindEvent: lambda db, question: _one(db, event_row, EVENT_COLUMNS, "outbox WHERE event_id = ?", question.event_id),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from arbstr.store._journal import GENESIS, audit_hash
+from arbstr.store._journal import GENESIS, REMOTE, audit_hash
 from arbstr.store._values import AgentRow, CheckReport, LedgerAccount
 
 MAX_LINES = 10
@@ -23,6 +23,9 @@ _AGENTS = (
     "SELECT agent_id, name, created_ns, available_msat, held_msat, spent_msat, deposited_msat, withdrawn_msat, "
     "debt_msat FROM agents JOIN accounts USING (agent_id) ORDER BY agent_id"
 )
+
+_OURS = f"agent_id IS NOT NULL AND cost_msat > 0 AND coalesce(hold_id, '') NOT GLOB '{REMOTE}*'"
+"""Receipts that an account of ours was charged for; those of another vault's agents are in its books."""
 
 Totals = defaultdict[str, int]
 """By agent; an agent without rows has 0."""
@@ -50,9 +53,7 @@ def check_books(db: sqlite3.Connection) -> CheckReport:
         *_audit_problems(db),
     ]
     (open_holds,) = db.execute("SELECT count(*) FROM holds WHERE state = 'open'").fetchone()
-    (receipts_msat,) = db.execute(
-        "SELECT coalesce(sum(cost_msat), 0) FROM receipts WHERE agent_id IS NOT NULL"
-    ).fetchone()
+    (receipts_msat,) = db.execute(f"SELECT coalesce(sum(cost_msat), 0) FROM receipts WHERE {_OURS}").fetchone()  # noqa: S608 - ours
     spent, debt = sum(a.spent_msat for a in agents), sum(a.debt_msat for a in agents)
     return CheckReport(agents, open_holds, receipts_msat, spent, debt, tuple(problems))
 
@@ -87,7 +88,7 @@ def _agent_problems(db: sqlite3.Connection, agents: tuple[AgentRow, ...], of_req
     held = _totals(db, "SELECT agent_id, sum(amount_msat) FROM holds WHERE state = 'open' GROUP BY agent_id")
     charged = _totals(db, "SELECT agent_id, sum(charged_msat) FROM holds GROUP BY agent_id")
     bought = _totals(db, f"SELECT agent_id, sum(charged_msat) FROM holds WHERE {of_requests} GROUP BY agent_id")  # noqa: S608 - ours
-    receipts = _totals(db, "SELECT agent_id, sum(cost_msat) FROM receipts WHERE agent_id IS NOT NULL GROUP BY agent_id")
+    receipts = _totals(db, f"SELECT agent_id, sum(cost_msat) FROM receipts WHERE {_OURS} GROUP BY agent_id")  # noqa: S608 - ours
     known = {agent.agent_id for agent in agents}
     for agent_id in sorted({*journal, *held, *charged, *receipts} - known):
         yield f"{agent_id}: there is no such account, but there are rows of it"

@@ -23,6 +23,8 @@ from arbstr.store._values import (
     HoldRow,
     PaymentRow,
     PolicyRow,
+    RemoteHoldRow,
+    RemoteHoldState,
     TokenRow,
 )
 
@@ -173,6 +175,13 @@ class DeadEvents(Question[tuple[EventRow, ...]]):
 @frozen
 class FindEvent(Question[EventRow | None]):
     event_id: str
+
+
+@frozen
+class RemoteHolds(Question[tuple[RemoteHoldRow, ...]]):
+    """Holds at a vault in another process that are in this state, oldest first."""
+
+    state: RemoteHoldState
 
 
 class Ledger(Protocol):

@@ -413,7 +413,7 @@ async def test_reservation_is_settled_for_less_than_it_held(vault: Vault) -> Non
     agent = await vault.agent(100_000)
     made = await vault.reserve(agent, 50_000, "c1")
     reservation = made.body["reservation_id"]
-    assert made.body == {"reservation_id": reservation, "remaining_balance_msats": 50_000}
+    assert made.body["remaining_balance_msats"] == 50_000
     assert reservation.startswith("tx_")
     assert (await agent.status(reservation)).body["status"] == "PENDING"
     settled = await vault.settle(reservation, 32_000)

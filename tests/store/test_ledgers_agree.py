@@ -22,6 +22,7 @@ from arbstr.store import (
     BudgetRow,
     Change,
     DeadEvents,
+    DropRemoteHold,
     DueEvents,
     DuplicateKey,
     EventProgress,
@@ -35,6 +36,7 @@ from arbstr.store import (
     FindPayment,
     Frozen,
     HoldRenewal,
+    KeepRemoteHold,
     ListAgents,
     LoadAccount,
     MemoryLedger,
@@ -45,6 +47,9 @@ from arbstr.store import (
     PolicyRow,
     ReadAccount,
     ReceiptOnly,
+    RemoteHoldRow,
+    RemoteHolds,
+    RemoteHoldState,
     Store,
     StoreError,
     TokensOf,
@@ -146,6 +151,22 @@ rows_beside = st.one_of(
     ),
     st.builds(AlertSent, agents, small),
     st.builds(Frozen, agents, moments),
+)
+
+
+remote_holds = st.builds(
+    RemoteHoldRow,
+    ids.map("res_{}".format),
+    keys,
+    owners,
+    amounts,
+    st.just("m"),
+    st.just("p"),
+    small,
+    st.sampled_from(RemoteHoldState),
+    amounts,
+    st.none() | small,
+    attempts=st.integers(-1, 2),
 )
 
 
@@ -262,6 +283,14 @@ class LedgersAgree(RuleBasedStateMachine):
         budget = BudgetRow(f"bu_{number}", "ag_a", "part", 50, len(states), revoked_ns=budget_ns)
         self.add(maker.note(f"note {next(self.numbers)}", budget))
 
+    @rule(hold=remote_holds, filed=st.booleans())
+    def keep_remote(self, hold: RemoteHoldRow, filed: bool) -> None:
+        self.add(KeepRemoteHold(hold, receipt(hold.key, 9) if filed else None))
+
+    @rule(reservation_id=ids.map("res_{}".format))
+    def drop_remote(self, reservation_id: str) -> None:
+        self.add(DropRemoteHold(reservation_id))
+
     @rule(agent_id=agents, rows=st.lists(rows_beside, min_size=1, max_size=3))
     def note(self, agent_id: str, rows: list[Any]) -> None:
         theirs = [evolve(row, agent_id=agent_id) for row in rows]
@@ -322,6 +351,8 @@ class LedgersAgree(RuleBasedStateMachine):
             DeadEvents(2),
             DeadEvents(2, f"evt_{number}"),
             FindEvent(f"evt_{number}"),
+            RemoteHolds(RemoteHoldState.OPEN),
+            RemoteHolds(RemoteHoldState.ENDING),
         ):
             assert self.store.ask_now(question) == self.memory.ask_now(question), question  # type: ignore[comparison-overlap]
 
