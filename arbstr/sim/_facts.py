@@ -61,6 +61,9 @@ class Asked:
     """Of the wall clock, when the vault last said yes to it."""
     token: Token | None = None
     """What it was asked with; None: its agent is sure of itself."""
+    late: Asked | None = None
+    """Of another core: what it is charged by when it settles after its lease has run out."""
+    is_late: bool = False
 
 
 @frozen(eq=False)

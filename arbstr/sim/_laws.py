@@ -136,7 +136,7 @@ def m4_a_charge_is_paid_or_owed(scene: Scene, change: Change) -> Wrong:
 
 def m4_a_debt_blocks(scene: Scene, change: Change) -> Wrong:
     """Every further hold, also one of nothing."""
-    if not isinstance(change, AccountChange) or not change.before.debt_msat:
+    if not isinstance(change, AccountChange) or not change.before.debt_msat or vault.is_late(scene, change):
         return
     if isinstance(change.hold, HoldRow) or change.after.held_msat > change.before.held_msat:
         yield f"M4: {change.key} holds money beside a debt of {change.before.debt_msat} msat"
@@ -178,6 +178,8 @@ def m6_what_is_told_is_on_disk(scene: Scene, asked: Asked) -> Wrong:
     promised = scene.facts.promised_ends.get(asked.key)
     if promised is not None:
         hold = scene.books.holds.get(scene.books.hold_ids.get(asked.key, ""))
+        if hold is not None and hold.state is HoldState.RELEASED and asked.late is not None:
+            hold = scene.books.holds.get(scene.books.hold_ids.get(asked.late.key, ""), hold)
         if hold is None or hold.state is HoldState.OPEN or hold.charged_msat != promised:
             yield f"M6: the end of {asked.key} with {promised} msat was acknowledged, and on disk it is {hold}"
 

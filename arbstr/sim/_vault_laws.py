@@ -80,10 +80,17 @@ def _growing(scene: Scene, change: Change) -> HoldRow | None:
     return None
 
 
+def is_late(scene: Scene, change: Change) -> bool:
+    """It sets nothing aside: a core has used what had been given back meanwhile, and is charged for it."""
+    hold = change.hold if isinstance(change, AccountChange) else None
+    asked = scene.facts.asked.get(hold.key) if isinstance(hold, HoldRow) else None
+    return isinstance(hold, HoldRow) and asked is not None and asked.is_late and not hold.amount_msat
+
+
 def limits_are_kept(scene: Scene, change: Change) -> Wrong:
     """Nothing is held that the policy in force does not allow: not more at once, not more in a day, not so many."""
     hold = _growing(scene, change)
-    if hold is None or not isinstance(change, AccountChange):
+    if hold is None or not isinstance(change, AccountChange) or is_late(scene, change):
         return
     books, agent_id = scene.books, hold.agent_id
     policy = policy_in_force(books, agent_id, change.at_ns)
@@ -119,7 +126,7 @@ def _amount_is_allowed(scene: Scene, hold: HoldRow, policy: PolicyRow) -> Wrong:
 def budgets_are_kept(scene: Scene, change: Change) -> Wrong:
     """Whoever has a budget's token holds from that budget, as long as it lives and not beyond it."""
     hold = _growing(scene, change)
-    if hold is None or not isinstance(change, AccountChange) or hold.kind != "request":
+    if hold is None or not isinstance(change, AccountChange) or hold.kind != "request" or is_late(scene, change):
         return
     asked = scene.facts.asked.get(hold.key)
     if asked is not None and asked.token is not None and asked.token.budget_id != hold.budget_id:

@@ -37,6 +37,7 @@ from arbstr.store import (
     MemoryLedger,
     PaymentRow,
     PolicyRow,
+    derived_hold_id,
     new_agent,
 )
 from arbstr.units import Price
@@ -306,6 +307,10 @@ class World:
     def ask(self, asked: Asked, scripts: tuple[Script, ...] = ()) -> None:
         """Somebody names a key."""
         self.facts.asked[asked.key] = asked
+        if asked.remote:
+            key = derived_hold_id("late", asked.agent_id, asked.key)
+            asked.late = evolve(asked, key=key, is_late=True)
+            self.facts.asked[key] = asked.late
         self.scripts[asked.key] = scripts
 
     def price(self, provider: str, price: Price | None) -> None:
