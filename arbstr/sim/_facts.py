@@ -103,6 +103,11 @@ class Facts:
     promised_deposits: set[str] = field(factory=set)
     promised_holds: dict[str, int] = field(factory=dict)
     """What another core was told that is held for it, by key."""
+    cores: dict[str, Asked] = field(factory=dict)
+    """What cores of ours have asked for, by the id of the request there."""
+    core_costs: dict[str, int] = field(factory=dict)
+    """What their clients were told, and what their receipts say in the end."""
+    core_receipts: dict[str, int] = field(factory=dict)
     prices: dict[str, list[Span]] = field(factory=dict)
     """By provider."""
     latest_ns: int = 0

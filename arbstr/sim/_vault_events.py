@@ -24,17 +24,20 @@ from arbstr.accounts import (
 )
 from arbstr.edge import PayWish, Settled, Usage
 from arbstr.errors import ArbstrError
+from arbstr.sim._core import Core, CoreRequest, Fate
 from arbstr.sim._events import NS, SPAN_S, Event, Setting, moment
 from arbstr.sim._facts import Asked, Token, Wish
 from arbstr.sim._invoices import write_invoice
 from arbstr.sim._scripts import WalletScript, draw_wallet_script
 from arbstr.sim._talk import ASK_S, say, say_until_heard
-from arbstr.store import ApprovalRow, ApprovalStatus, PaymentRow, derived_hold_id
+from arbstr.store import ApprovalRow, ApprovalStatus, MemoryBooks, MemoryLedger, PaymentRow, derived_hold_id
 
 if TYPE_CHECKING:
     from arbstr.sim._process import Process
     from arbstr.sim._world import World
 
+CORE_PATIENCE = 400
+"""Times five seconds, until a core has told everything."""
 PATIENCE_S = 30
 """Of a human who looks for something to decide."""
 
@@ -616,6 +619,90 @@ def draw_core(dice: random.Random, setting: Setting) -> AnotherCore:
     )
 
 
+@frozen
+class OurCore:
+    """A core of ours in a process of its own, with the vault as its bank; it may be killed, and starts anew."""
+
+    at_s: float
+    agent: int
+    token: int
+    requests: tuple[CoreRequest, ...]
+    fates: tuple[Fate, ...]
+    """Of its calls to the vault, over and over; in the end all arrive."""
+    crashes_s: tuple[float, ...]
+
+    def sentence(self) -> str:
+        what = "; one that ".join(request.sentence() for request in self.requests)
+        kills = "".join(f", is killed after {crash_s:g} s" for crash_s in self.crashes_s)
+        who = f"a core of its own serves agent {self.agent} with token {self.token}"
+        return f"{who}{kills}; its calls {', '.join(self.fates)}: a request that {what}"
+
+    async def happen(self, world: World, number: int) -> None:
+        token = world.token_of(world.agents[self.agent], self.token)
+        cores = [Core(world, token, self.fates, MemoryLedger(MemoryBooks()))]
+        async with trio.open_nursery() as lives:
+            lives.start_soon(cores[0].run)
+            async with trio.open_nursery() as nursery:
+                for request in self.requests:
+                    nursery.start_soon(self._serve, cores, request)
+                for crash_s in self.crashes_s:
+                    nursery.start_soon(self._crash, world, cores, lives, crash_s)
+            await self._end(world, cores[-1])
+
+    async def _serve(self, cores: list[Core], request: CoreRequest) -> None:
+        await trio.sleep(request.begins_s)
+        core = None
+        while core is not cores[-1]:
+            core = cores[-1]
+            await core.ready.wait()
+        core.front.start_soon(core.serve, request)
+
+    async def _crash(self, world: World, cores: list[Core], lives: trio.Nursery, crash_s: float) -> None:
+        await trio.sleep(crash_s)
+        await cores[-1].ready.wait()
+        world.count("crashes of cores")
+        world.note("a core is killed")
+        cores.append(cores[-1].crash())
+        lives.start_soon(cores[-1].run)
+
+    async def _end(self, world: World, core: Core) -> None:
+        await trio.sleep(max((request.lives_s for request in self.requests), default=0.0))
+        core.may_end = True
+        for _ in range(CORE_PATIENCE):
+            if core.is_settled:
+                break
+            await trio.sleep(5)
+        else:
+            world.wrong([f"M6: a core has not told the vault in time what it owes: {core.backlog}"])
+        core.ended.set()
+        await core.gone.wait()
+        core.judge()
+
+
+def draw_our_core(dice: random.Random, setting: Setting) -> Event:
+    fates: tuple[Fate, ...] = ("arrives", "late", "lost", "unheard", "hangs", "twice", "refused")
+    return OurCore(
+        at_s=moment(dice),
+        agent=dice.randrange(setting.agents),
+        token=dice.choice((0, 0, dice.randrange(4))),
+        requests=tuple([_draw_core_request(dice) for _ in range(dice.choice((1, 2, 4)))]),
+        fates=("arrives", *[dice.choice(("arrives", "arrives", "arrives", *fates)) for _ in range(5)]),
+        crashes_s=tuple(sorted(round(dice.uniform(0.1, 25), 1) for _ in range(dice.choice((0, 0, 1, 2))))),
+    )
+
+
+def _draw_core_request(dice: random.Random) -> CoreRequest:
+    amount_msat = dice.choice((0, 1, 300, 2_000))
+    return CoreRequest(
+        begins_s=dice.choice((0.0, 0.0, 2.0, 9.0)),
+        amount_msat=amount_msat,
+        extends_to_msat=dice.choice((None, None, amount_msat + 500)),
+        lives_s=dice.choice((0.0, 1.0, 12.0, 30.0)),
+        charge_msat=dice.choice((0, 1, amount_msat, amount_msat + 90)),
+        releases=dice.random() < 0.25,
+    )
+
+
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
     (draw_payment, 1, 6),
     (draw_humans, 1, 4),
@@ -625,4 +712,5 @@ KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = 
     (draw_token_end, 0, 2),
     (draw_core, 0, 3),
     (draw_replay, 0, 1),
+    (draw_our_core, 0, 1),
 )

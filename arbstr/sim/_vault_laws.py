@@ -542,6 +542,20 @@ def m7_a_reservation_lives_as_long_as_its_lease(scene: Scene, change: Change) ->
             yield f"M7: {hold.key} is given back {left_ns / 1e9:.3f} s before its lease has run out"
 
 
+def cores_are_charged_what_they_say(scene: Scene) -> Wrong:
+    """The vault's charges and a core's receipts, each in books of their own, come to the same: whichever died when."""
+    books, facts = scene.books, scene.facts
+    for key, asked in facts.cores.items():
+        names = (asked.key, asked.late.key if asked.late is not None else "")
+        holds = [books.holds[books.hold_ids[name]] for name in names if name in books.hold_ids]
+        charged, cost = sum(hold.charged_msat or 0 for hold in holds), facts.core_receipts.get(key, 0)
+        if charged != cost:
+            yield f"M3: {key} cost {cost} msat, says its core, and the vault has charged {charged}: {holds}"
+        told = facts.core_costs.get(key, cost)
+        if told != cost:
+            yield f"M6: the client of {key} was told {told} msat, and its receipt says {cost}"
+
+
 COMMIT = (
     limits_are_kept,
     budgets_are_kept,
@@ -563,4 +577,10 @@ REST = (
     m6_what_was_done_is_audited,
     m6_what_cores_were_told_is_held,
 )
-END = (payments_end, approvals_end, every_event_is_told, budgets_say_what_was_charged)
+END = (
+    payments_end,
+    approvals_end,
+    every_event_is_told,
+    budgets_say_what_was_charged,
+    cores_are_charged_what_they_say,
+)
