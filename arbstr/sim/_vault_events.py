@@ -30,7 +30,15 @@ from arbstr.sim._facts import Asked, Token, Wish
 from arbstr.sim._invoices import write_invoice
 from arbstr.sim._scripts import WalletScript, draw_wallet_script
 from arbstr.sim._talk import ASK_S, say, say_until_heard
-from arbstr.store import ApprovalRow, ApprovalStatus, MemoryBooks, MemoryLedger, PaymentRow, derived_hold_id
+from arbstr.store import (
+    ApprovalRow,
+    ApprovalStatus,
+    MemoryBooks,
+    MemoryLedger,
+    PaymentRow,
+    PaymentState,
+    derived_hold_id,
+)
 
 if TYPE_CHECKING:
     from arbstr.sim._process import Process
@@ -110,8 +118,11 @@ class SendMoney:
         world.wallet_scripts[wish.destination] = dict(zip(world.scenario.rails, self.wallets, strict=False))
 
     async def _say(self, world: World, wish: Wish, wait_s: float) -> None:
+        known: dict[str, PaymentState] = {}
+
         def ask(process: Process) -> Awaitable[PaymentRow]:
             wish.times += 1
+            known.update(wish.told)
             if wish.kind == "withdrawal":
                 return process.vault.withdraw(wish.agent_id, wish.amount_msat, wish.destination, wish.key)
             sort = "internal" if wish.invoice is None else "lightning_invoice"
@@ -121,7 +132,7 @@ class SendMoney:
         await trio.sleep(wait_s)
         answer = await (say(world, ask) if wish.key is None else say_until_heard(world, ask))
         if isinstance(answer, PaymentRow):
-            world.told_payment(wish, answer)
+            world.told_payment(wish, answer, known)
 
 
 def draw_payment(dice: random.Random, setting: Setting) -> Event:
@@ -213,7 +224,7 @@ class HumansDecide:
             world.count(f"decided {answer.approval.status.value}")
             facts.decided.setdefault(key, []).append(name)
             if answer.payment is not None:
-                world.told_payment(facts.wishes[answer.payment.destination or ""], answer.payment)
+                world.told_payment(facts.wishes[answer.payment.destination or ""], answer.payment, {})
 
 
 def draw_humans(dice: random.Random, setting: Setting) -> Event:

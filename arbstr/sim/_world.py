@@ -36,6 +36,7 @@ from arbstr.store import (
     MemoryBooks,
     MemoryLedger,
     PaymentRow,
+    PaymentState,
     PolicyRow,
     derived_hold_id,
     new_agent,
@@ -234,14 +235,15 @@ class World:
             self.wrong(law(self.scene, rail, order))
         self.happened("order leaves for a wallet")
 
-    def told_payment(self, wish: Wish, row: PaymentRow) -> None:
-        """Somebody hears how far their payment is."""
+    def told_payment(self, wish: Wish, row: PaymentRow, known: dict[str, PaymentState]) -> None:
+        """Somebody hears how far their payment is; ``known`` is what had been told when they asked."""
         self.count(f"told {row.state.value}")
         self.note(f"{wish.destination} is {row.state.value}: {row.transaction_id}")
-        first = wish.told.get(row.transaction_id)
+        first = known.get(row.transaction_id)
         if first in vault_laws.ENDED and row.state is not first:
             self.wrong([f"M3: payment {row.transaction_id} was {first}, they were told, and now it is {row.state}"])
-        wish.told[row.transaction_id] = row.state
+        if wish.told.get(row.transaction_id) not in vault_laws.ENDED:
+            wish.told[row.transaction_id] = row.state
         self.wrong(vault_laws.m6_what_payers_are_told_is_true(self.scene))
 
     def presented(self, token: Token, holder: Holder | None) -> None:
