@@ -169,6 +169,8 @@ class Core:
     gone: trio.Event = field(factory=trio.Event)
     ended: trio.Event = field(factory=trio.Event)
     clients: int = 0
+    told: trio.Event = field(factory=trio.Event)
+    """Some client has heard what it cost."""
     backlog: Backlog = field(factory=Backlog)
     system: Rig = field(init=False)
     bank: RemoteBank = field(init=False)
@@ -271,6 +273,7 @@ class Core:
             return
         if not self.dead:
             self.world.facts.core_costs[key] = ended.charged_msat
+            self.told.set()
 
     def _tell(self, holder: Holder, message: Renew | Settle | Release) -> None:
         try:

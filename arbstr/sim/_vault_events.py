@@ -641,10 +641,13 @@ class OurCore:
     fates: tuple[Fate, ...]
     """Of its calls to the vault, over and over; in the end all arrive."""
     crashes_s: tuple[float, ...]
+    killed_when_told: bool = False
+    """As soon as the first client hears what it costs."""
 
     def sentence(self) -> str:
         what = "; one that ".join(request.sentence() for request in self.requests)
         kills = "".join(f", is killed after {crash_s:g} s" for crash_s in self.crashes_s)
+        kills += ", is killed when a client is told" if self.killed_when_told else ""
         who = f"a core of its own serves agent {self.agent} with token {self.token}"
         return f"{who}{kills}; its calls {', '.join(self.fates)}: a request that {what}"
 
@@ -658,23 +661,31 @@ class OurCore:
                     nursery.start_soon(self._serve, cores, request)
                 for crash_s in self.crashes_s:
                     nursery.start_soon(self._crash, world, cores, lives, crash_s)
+                if self.killed_when_told:
+                    with trio.move_on_after(SPAN_S):
+                        await cores[0].told.wait()
+                        await self._crash(world, cores, lives, 0)
             await self._end(world, cores[-1])
 
     async def _serve(self, cores: list[Core], request: CoreRequest) -> None:
         await trio.sleep(request.begins_s)
-        core = None
-        while core is not cores[-1]:
-            core = cores[-1]
-            await core.ready.wait()
+        core = await self._living(cores)
         core.front.start_soon(core.serve, request)
 
     async def _crash(self, world: World, cores: list[Core], lives: trio.Nursery, crash_s: float) -> None:
         await trio.sleep(crash_s)
-        await cores[-1].ready.wait()
+        core = await self._living(cores)
         world.count("crashes of cores")
         world.note("a core is killed")
-        cores.append(cores[-1].crash())
+        cores.append(core.crash())
         lives.start_soon(cores[-1].run)
+
+    async def _living(self, cores: list[Core]) -> Core:
+        core = None
+        while core is not cores[-1]:
+            core = cores[-1]
+            await core.ready.wait()
+        return core
 
     async def _end(self, world: World, core: Core) -> None:
         await trio.sleep(max((request.lives_s for request in self.requests), default=0.0))
@@ -699,6 +710,7 @@ def draw_our_core(dice: random.Random, setting: Setting) -> Event:
         requests=tuple([_draw_core_request(dice) for _ in range(dice.choice((1, 2, 4)))]),
         fates=("arrives", *[dice.choice(("arrives", "arrives", "arrives", *fates)) for _ in range(5)]),
         crashes_s=tuple(sorted(round(dice.uniform(0.1, 25), 1) for _ in range(dice.choice((0, 0, 1, 2))))),
+        killed_when_told=dice.random() < 0.4,
     )
 
 

@@ -29,6 +29,7 @@ IN_THE_VAULT = (
     "alert",
     "approval",
     "budget",
+    "crashes of cores",
     "decided approved",
     "events",
     "freeze",
