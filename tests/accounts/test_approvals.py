@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from arbstr.accounts._approvals import Resolve, WaitFor, request_approval
+from arbstr.accounts import SendPayment
+from arbstr.accounts._approvals import LOOK_S, Resolve, WaitFor, request_approval
 from arbstr.accounts._messages import Freeze, Release, Reserve, Settle
 from arbstr.accounts._payment_messages import Decide, RequestApproval
 from arbstr.errors import BillingRefused, NotFound
@@ -389,5 +390,23 @@ async def test_a_requests_grant_is_a_denial_when_the_policy_has_changed(autojump
         await world.policy(**{**ASKED, "models": ("other",)})
         decided = await world.approvals.request(resolve(row.approval_id))
     assert (decided.approval.status, decided.approval.reason) == (ApprovalStatus.DENIED, "model_not_allowed")
+    assert rig.account().held_msat == 0
+    rig.check()
+
+
+@pytest.mark.parametrize("waited_s", [1, 12, 25])
+async def test_an_approval_expires_within_a_look_when_the_clock_jumps_over_its_end(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, waited_s: int
+) -> None:
+    ahead_s = 0
+    monkeypatch.setattr("time.time_ns", lambda: virtual_ns() + ahead_s * 10**9)
+    rig = Rig.new(**{**ASKED, "approval_timeout_ms": 30_000})
+    async with rig.run() as world:
+        row = await world.payments.request(SendPayment(rig.agent_id, 20_000, "somewhere", wait_s=0))
+        assert row.approval_id is not None
+        await trio.sleep(waited_s)
+        ahead_s = 3_600
+        await trio.sleep(LOOK_S + 1)
+        assert rig.approval(row.approval_id).status is ApprovalStatus.TIMED_OUT
     assert rig.account().held_msat == 0
     rig.check()
