@@ -552,11 +552,12 @@ class AnotherCore:
 
     def _promise(self, world: World, asked: Asked, amount_msat: int, sent_ns: int) -> None:
         at_ns = min(sent_ns, world.machine.wall_ns())
-        if asked.sign_of_life_ns:
-            world.signs.append((asked, at_ns))
-            asked.sign_of_life_ns = min(asked.sign_of_life_ns, at_ns)  # as long as it may be lost in a crash
-        else:
+        hold = world.books.holds.get(world.books.hold_ids.get(asked.key, ""))
+        if hold is not None and hold.lease_ns >= at_ns + world.memory.reservation_lease_ns:
             asked.sign_of_life_ns = at_ns
+        else:  # as long as it may be lost in a crash
+            world.signs.append((asked, at_ns))
+            asked.sign_of_life_ns = min(asked.sign_of_life_ns, at_ns)
         promised = world.facts.promised_holds
         promised[asked.key] = max(amount_msat, promised.get(asked.key, 0))
 
