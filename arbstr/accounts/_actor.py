@@ -317,8 +317,8 @@ class AgentAccountActor(TrioActor):
             hold.owner = self._owners[message.key] = message.owner
 
     def _answer_from_hold(self, job: Job, hold: OpenHold, lease_s: float | None) -> None:
-        """It holds enough as it is; said only when that is on disk (M6), and with it the longer lease of whoever has one
-        of their own: they have shown that they live."""
+        """It holds enough as it is; said only when that is on disk (M6), and with it the longer lease of whoever has
+        one of their own: they have shown that they live."""
         renew = None if lease_s is None else Renew(hold.row.key, 0, lease_s)
         if hold.operation is not None:
             if renew is not None:

@@ -114,6 +114,8 @@ class Facts:
     """The wall clock at its furthest."""
     clock_jumped_s: float = float("-inf")
     """When it last did."""
+    disk_suffered: bool = False
+    """In the life of the process that lives, not everything could be written."""
     # Payments, by those who ask for them and those who make them
     wishes: dict[str, Wish] = field(factory=dict)
     """By destination."""

@@ -223,11 +223,13 @@ def m7_evidence_is_what_has_passed(scene: Scene, change: Change) -> Wrong:
 
 
 def m7_lost_holds_are_charged_the_evidence(scene: Scene, change: Change) -> Wrong:
-    """And audited as such; and while its process lives no request loses its hold."""
+    """And audited as such; and while its process lives no request loses its hold. Evidence that the disk has refused
+    may be in the account's memory."""
     if not isinstance(change, AccountChange) or change.kind != "resolve" or not isinstance(change.hold, HoldChange):
         return
     hold = scene.books.holds[change.hold.hold_id]
-    if change.hold.charged_msat != hold.evidence_msat:
+    unwritten = scene.facts.disk_suffered and (change.hold.charged_msat or 0) > hold.evidence_msat
+    if change.hold.charged_msat != hold.evidence_msat and not unwritten:
         charged = change.hold.charged_msat
         yield f"M7: the lost hold {hold.key} is charged {charged} msat on evidence of {hold.evidence_msat}"
     if change.audit.action != "HOLD_RESOLVED":

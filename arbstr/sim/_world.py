@@ -141,6 +141,7 @@ class World:
     def committed(self, change: Change) -> None:
         """By the ledger, after every change."""
         self.facts.latest_ns = max(self.facts.latest_ns, self.machine.wall_ns())
+        self.facts.disk_suffered = bool(self.processes) and self.process.disk_suffered
         self._note_loss(change)
         self._restless = True
         key = getattr(change, "key", type(change).__name__)
