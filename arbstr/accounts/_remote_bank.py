@@ -143,7 +143,7 @@ class RemoteBank:
         if holding.row is None:
             self._search(holding)
         else:
-            self._owe(Owe(_ended(holding.row, message), message.receipt))
+            self._send(Owe(_ended(holding.row, message), message.receipt))
 
     def sweep(self) -> None:
         """End the holds of requests that are gone without a word; called every few seconds, acts at the second time."""
@@ -158,7 +158,7 @@ class RemoteBank:
             if holding.row is None:
                 self._search(holding)
             else:
-                self._owe(Owe(*resolve_lost(holding.row, "its request is gone")))
+                self._send(Owe(*resolve_lost(holding.row, "its request is gone")))
 
     def open_holds(self) -> tuple[int, int, float]:
         """How many are open, what they hold, and since when the oldest is, in seconds."""
@@ -170,6 +170,15 @@ class RemoteBank:
     # Reserving
 
     async def _reserve(self, holder: Holder, message: Reserve) -> Held:
+        if (
+            getattr(message, "approval_id", None) is not None
+        ):  # granted by a human of this process, of which there is none
+            raise BillingRefused(
+                "approvals of requests are kept by a vault in another process, which does not tell of them; "
+                "send the request without one",
+                status=409,
+                reason="no_open_hold",
+            )
         waiting = self.backlog.waiting + self.backlog.searched
         if waiting >= self._pending_threshold:
             raise SettlementsWaiting(
@@ -197,7 +206,7 @@ class RemoteBank:
         try:
             await self._write(KeepRemoteHold(row))
         except StoreError as error:
-            self._owe(Owe(released(row, "it could not be written down")))
+            self._send(Owe(released(row, "it could not be written down")))
             raise LedgerUnavailable(f"nothing can be written, so nothing can be spent: {error}") from error
 
     async def _granted(self, holding: _Holding, amount_msat: int) -> RemoteHoldRow:
@@ -242,13 +251,13 @@ class RemoteBank:
         try:
             await self._write(KeepRemoteHold(row))
         except StoreError as error:
-            self._owe(Owe(released(row, "it could not be written down")))
+            self._send(Owe(released(row, "it could not be written down")))
             raise LedgerUnavailable(f"nothing can be written, so nothing can be spent: {error}") from error
         except trio.Cancelled:
-            self._owe(Owe(released(row, "its request has ended")))
+            self._send(Owe(released(row, "its request has ended")))
             raise
         holding.row = row
-        self._owe(Owe(released(former, "a larger hold has taken its place")))
+        self._send(Owe(released(former, "a larger hold has taken its place")))
 
     # While it is open
 
@@ -275,6 +284,8 @@ class RemoteBank:
             if holding is not None:
                 del self._holdings[message.key]
                 self._search(holding)
+            if isinstance(message, Settle):  # nothing is bought without a hold
+                raise BillingRefused(f"there is no hold {message.key}", status=404, reason="no_open_hold")
             return Ended(message.key, 0, 0, 0, recorded=False)
         row = _ended(holding.row, message)
         try:
@@ -282,16 +293,13 @@ class RemoteBank:
         except StoreError as error:
             raise NotAnswered(f"the end of the hold is not written yet: {error}", retry_after_s=1) from error
         self._holdings.pop(message.key, None)
-        self._owe(Owe(row, written=True))
+        self._send(Owe(row, written=True))
         return Ended(message.key, row.charge_msat or 0, 0, 0)
 
     def _search(self, holding: _Holding) -> None:
         holder, asked = holding.holder, holding.asked
         assert holder.token is not None
         self._send(Search(holder.token, asked.key, holding.amount_msat, asked.model, holder.agent_id))
-
-    def _owe(self, owe: Owe) -> None:
-        self._send(owe)
 
     def _send(self, message: Owe | Search | KeepAlive) -> None:
         """What is written is told by the next start, what is not is resolved by it."""

@@ -137,8 +137,10 @@ class Settlements(TrioActor):
 
     def on_receive(self, message: Any) -> None:
         match message:
-            case Owe(hold, receipt, written):
-                self._owe(hold) if written else self._write_and_owe(hold, receipt)
+            case Owe(hold, written=True):
+                self._owe(hold)
+            case Owe(hold, receipt):
+                self._write_and_owe(hold, receipt)
             case Search():
                 self._searched += 1
                 self.spawn(self._search, message)
@@ -240,8 +242,23 @@ class Settlements(TrioActor):
             self._try_again(hold, str(error), down=error.down)
         else:
             self._failures = 0
+            self._forget(hold)
+
+    def _forget(self, hold: RemoteHoldRow) -> None:
+        """The vault has heard. It is told once more when that cannot be written: no row is left lying about."""
+
+        def forgotten(_: object, error: StoreError | None) -> None:
+            if self.actor_stopped.is_set():
+                return
+            if isinstance(error, StoreUnavailable):
+                self.send_after(LEDGER_RETRY_S, _Retry(hold.reservation_id))
+                return
+            if error is not None:
+                logger.error("request %s: the end of its hold cannot be forgotten: %s", hold.key, error)
             self._owed.pop(hold.reservation_id, None)
-            self._submit(DropRemoteHold(hold.reservation_id))
+            self._count()
+
+        self._submit(DropRemoteHold(hold.reservation_id), forgotten)
 
     def _bury(self, hold: RemoteHoldRow, why: str) -> None:
         logger.error(

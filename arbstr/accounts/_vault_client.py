@@ -250,7 +250,11 @@ class VaultClient:
         if status == 401:
             self._say_refused()
         else:
-            logger.error("the vault answered with status %d %s: is [vault] url right?", status, reason)
+            logger.error(
+                "the vault answered with status %d %s: is [vault] url right, and has it an internal_token of its own?",
+                status,
+                reason,
+            )
         return _broken()
 
     def _say_refused(self) -> None:

@@ -42,10 +42,17 @@ class Books:
 
 @contextmanager
 def open_books(arguments: Namespace) -> Iterator[Books]:
-    """The ledger of the configured database, for writing. Raises Refused for all that the store refuses."""
+    """The ledger of the configured database, for writing. Raises Refused for all that the store refuses, and when the
+    accounts are in another process."""
     from arbstr.store import Store
 
     database = _configured_database(arguments)
+    _, vault = load_database(arguments.config)
+    if vault is not None and vault.url is not None:
+        raise Refused(
+            f"[vault] url in {arguments.config} names a vault in another process, and the accounts are there: use its "
+            "API, or this command with its configuration"
+        )
     with store_errors(), Store.open(database.path, durability=database.durability) as store:
         yield Books(store, database.path)
 
@@ -83,14 +90,16 @@ def filter_of(arguments: Namespace, period: Period | None = None) -> RequestFilt
 
 def _agent_id(arguments: Namespace) -> str:
     """Of the agent that ``--agent`` names, by its id or by a name that only one has. Raises Refused."""
-    from arbstr.store import Store
+    from arbstr.store import Store, find_agent_id
 
     database, _ = load_database(arguments.config)
+    given: str = arguments.agent
     with store_errors():
         agents = Store.read_agents(database.path)
-    given: str = arguments.agent
-    matches = [given] if any(agent.agent_id == given for agent in agents) else []
-    matches = matches or [agent.agent_id for agent in agents if agent.name == given]
+        known = Store.read_from(database.path, lambda db: find_agent_id(db, given))
+    if known == given:  # also another vault's agent, of which there are receipts
+        return given
+    matches = [agent.agent_id for agent in agents if agent.name == given]
     if not matches:
         raise Refused(f"there is no agent {given!r}; `arbstr agents list` shows those there are")
     if len(matches) > 1:

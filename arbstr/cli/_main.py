@@ -112,6 +112,7 @@ def _parser() -> ArgumentParser:
     _add_replay(_verb(verbs, "replay", "price the recorded requests, or a trace, by this configuration"))
     _add_agents(_verb(verbs, "agents", "agents and their balances"))
     _add_audit(_verb(verbs, "audit", "check the books and the audit log; works while an arbstr runs"))
+    _add_json(_verb(verbs, "settlements", "what a vault in another process has still to hear, or will not take"))
     backup = _verb(verbs, "backup", "copy the database, also while an arbstr runs", action=("backup", "backup"))
     backup.add_argument("file", metavar="FILE", type=Path, help="where to; audited before it is there")
     backup.add_argument("--force", action="store_true", help="overwrite the file")

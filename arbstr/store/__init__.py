@@ -5,7 +5,7 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
-from arbstr.store._answers import find_agent_id
+from arbstr.store._answers import find_agent_id, read_remote_holds
 from arbstr.store._backup import Copied, back_up, restore
 from arbstr.store._check import ChainReport, QuickReport, quick_check, verify_chain
 from arbstr.store._errors import (
@@ -288,6 +288,7 @@ __all__ = [
     "read_hold",
     "read_hold_totals",
     "read_open_holds",
+    "read_remote_holds",
     "recorded_usage",
     "requests_after",
     "restore",

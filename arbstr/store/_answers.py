@@ -53,7 +53,17 @@ from arbstr.store._rows import (
     remote_hold_row,
     token_row,
 )
-from arbstr.store._values import AgentRow, ApprovalRow, BudgetRow, EventRow, HoldRow, PaymentRow, PolicyRow, TokenRow
+from arbstr.store._values import (
+    AgentRow,
+    ApprovalRow,
+    BudgetRow,
+    EventRow,
+    HoldRow,
+    PaymentRow,
+    PolicyRow,
+    RemoteHoldRow,
+    TokenRow,
+)
 
 A = TypeVar("A")
 Row = tuple[Any, ...]
@@ -184,12 +194,20 @@ def read_tokens(db: Connection) -> list[TokenRow]:
 
 
 def find_agent_id(db: Connection, agent: str) -> str | None:
-    """Of the agent with this id or, failing that, of the first with this name."""
+    """Of the agent with this id or, failing that, of the first with this name; also of another vault's agent, by its
+    id, when there are receipts of it."""
     named = db.execute(
         "SELECT agent_id FROM agents WHERE agent_id = ?1 OR name = ?1 ORDER BY agent_id != ?1, agent_id LIMIT 1",
         (agent,),
     ).fetchone()
+    named = named or db.execute("SELECT agent_id FROM receipts WHERE agent_id = ? LIMIT 1", (agent,)).fetchone()
     return named[0] if named else None
+
+
+def read_remote_holds(db: Connection) -> list[RemoteHoldRow]:
+    """All that a vault in another process has not heard the end of, or will not take, oldest first."""
+    rest = "remote_holds ORDER BY created_ns, reservation_id"
+    return list(_select(db, remote_hold_row, REMOTE_HOLD_COLUMNS, rest))
 
 
 def _tokens_of(db: Connection, question: TokensOf) -> tuple[TokenRow, ...]:

@@ -18,6 +18,8 @@ QUICK_ROWS = 20_000
 """Checked at a start; of a journal this long it takes about a tenth of a second."""
 VAULT_VERSION = 3
 """Of the schema: since then there are payments."""
+REMOTE_VERSION = 4
+"""Since then there are holds at another vault."""
 
 _AGENTS = (
     "SELECT agent_id, name, created_ns, available_msat, held_msat, spent_msat, deposited_msat, withdrawn_msat, "
@@ -50,6 +52,7 @@ def check_books(db: sqlite3.Connection) -> CheckReport:
         *_agent_problems(db, agents, "kind = 'request'" if has_vault else "1"),
         *_hold_problems(db),
         *(_vault_problems(db) if has_vault else ()),
+        *(_remote_problems(db) if version >= REMOTE_VERSION else ()),
         *_audit_problems(db),
     ]
     (open_holds,) = db.execute("SELECT count(*) FROM holds WHERE state = 'open'").fetchone()
@@ -195,6 +198,19 @@ def _vault_problems(db: sqlite3.Connection) -> Iterator[str]:
         "GROUP BY agent_id HAVING min(version) IS NOT 1 OR max(version) IS NOT count(version) LIMIT ?"
     ):
         yield f"{agent_id}: its policy has {versions} versions from {first} to {last}"
+
+
+def _remote_problems(db: sqlite3.Connection) -> Iterator[str]:
+    """What another vault is to be told was bought: receipt and charge were written together."""
+    rows = db.execute(
+        "SELECT h.reservation_id, h.charge_msat, r.cost_msat FROM remote_holds h "
+        "LEFT JOIN receipts r ON r.hold_id = ?1 || h.reservation_id "
+        "AND r.request_id IN (h.key, h.key || ':' || ?1 || h.reservation_id) "
+        "WHERE h.charge_msat > 0 AND r.cost_msat IS NOT h.charge_msat LIMIT ?2",
+        (REMOTE, MAX_LINES),
+    )
+    for reservation_id, charge, cost in rows:
+        yield f"reservation {reservation_id} at another vault is to be charged {charge} msat, its receipt says {cost}"
 
 
 @frozen

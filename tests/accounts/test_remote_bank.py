@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import ActorSystem, TrioActor, TrioActorRef
@@ -269,6 +269,29 @@ async def test_vault_that_does_not_say_is_asked_again_until_five_seconds_have_pa
         assert it.vault.held == 0
 
 
+@frozen
+class Claimed(Reserve):
+    """What a request asks for that has come for its approval."""
+
+    approval_id: str | None = None
+
+
+async def test_request_that_comes_for_an_approval_is_refused_and_nothing_is_held(autojump_clock: MockClock) -> None:
+    """It would be held for under one key and ended under another."""
+    async with rig() as it:
+        claimed = Claimed("r1", 10_000, "m", "p", approval_id="apr_1")
+        with pytest.raises(BillingRefused) as refused:
+            await it.bank.request(it.holder(), claimed)
+        assert (refused.value.status, it.vault.sent("reserve"), it.bank.open_holds()[0]) == (409, [], 0)
+
+
+async def test_settlement_without_a_hold_is_refused_and_not_taken_for_done(autojump_clock: MockClock) -> None:
+    async with rig() as it:
+        with pytest.raises(BillingRefused) as refused:
+            await it.settle("nobody's")
+        assert refused.value.status == 404
+
+
 # Lost answers
 
 
@@ -461,6 +484,16 @@ async def test_end_is_written_as_soon_as_the_disk_takes_it(autojump_clock: MockC
         await trio.sleep(10)
         assert it.vault.charged == 4_000
         assert it.receipts() == [("r1", AGENT, "vault:tx_1", 4_000)]
+
+
+async def test_no_row_is_left_when_the_disk_was_full_as_the_vault_had_heard(autojump_clock: MockClock) -> None:
+    async with rig() as it:
+        await it.reserve()
+        await it.settle()
+        it.ledger.fail_next()
+        await trio.sleep(5)
+        assert (it.vault.charged, it.bank.backlog.waiting) == (4_000, 0)
+        assert it.ledger.tables()["remote_holds"] == []
 
 
 async def test_end_that_is_told_twice_is_charged_once_and_has_one_receipt(autojump_clock: MockClock) -> None:

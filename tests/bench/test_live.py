@@ -33,6 +33,7 @@ def test_nothing_is_lost_or_invented_when_the_program_is_killed_ten_times(tmp_pa
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("lease_s", [60.0, 1.0])
 def test_nothing_is_lost_or_invented_when_proxy_or_vault_is_killed_five_times(tmp_path: Path, lease_s: float) -> None:
     """With a lease of a second, what is settled after a restart has been given back before that."""

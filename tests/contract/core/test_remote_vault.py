@@ -59,9 +59,10 @@ def world(peers: tuple[World, FakeVault], vault: FakeVault) -> World:
     return world
 
 
-def seconds_between(vault: FakeVault, path: str, calls: int) -> list[float]:
-    first, *later = [seen.at for seen in vault.backend.wait_for_calls(calls, path)][:calls]
-    return [at - first for at in later]
+def pauses(vault: FakeVault, path: str) -> tuple[float, float]:
+    """Between the first three calls, in seconds."""
+    first, second, third = [seen.at for seen in vault.backend.wait_for_calls(3, path)][:3]
+    return second - first, third - second
 
 
 def test_reserve_says_whose_how_much_and_what_for_and_nothing_else(world: World, vault: FakeVault) -> None:
@@ -205,7 +206,9 @@ def test_hold_makes_place_for_a_larger_one_when_a_stream_outgrows_it(world: Worl
 def test_settle_that_fails_is_told_again_until_it_is_taken(world: World, vault: FakeVault) -> None:
     vault.backend.on("/internal/settle", *[error(500)] * 4, vault._settle)
     assert world.chat().status == 200
-    assert seconds_between(vault, "/internal/settle", 3) == pytest.approx([0.2, 0.6], abs=0.15)
+    short, longer = pauses(vault, "/internal/settle")
+    assert short > 0.19  # at least: a busy machine is later
+    assert longer > 0.39
     eventually(lambda: list(vault.settled.values()) == [110], "settlement")
     assert len(vault.settles()) == 5
 
@@ -214,7 +217,9 @@ def test_release_that_fails_is_told_again_until_it_is_taken(world: World, vault:
     vault.backend.on("/internal/release", *[error(500)] * 3, vault._release)
     world.backend("failing").replies(error(500))
     assert world.chat(model="failing").status == 502
-    assert seconds_between(vault, "/internal/release", 3) == pytest.approx([0.2, 0.6], abs=0.15)
+    short, longer = pauses(vault, "/internal/release")
+    assert short > 0.19
+    assert longer > 0.39
     eventually(lambda: len(vault.released) == 1, "release")
     bodies = [seen.json for seen in vault.releases()]
     assert all(set(body) == {"reservation_id", "reason"} and body["reason"] for body in bodies)
