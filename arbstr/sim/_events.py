@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from uuid import uuid4
 
 import trio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning
 from arbstr.accounts import Deposit, Ended, Held, Release, Reserve, Settle
@@ -206,6 +206,16 @@ class HoldDirectly:
         if isinstance(first, Held) or isinstance(second, Held):
             with_charge, end = self._ends(asked, world)
             await self._end_twice(world, process, asked, end, with_charge)
+            await self._hold_anew(world, process, asked)
+
+    async def _hold_anew(self, world: World, process: Process, former: Asked) -> None:
+        """By another key, whatever the last one has left."""
+        asked = evolve(former, key=f"{former.key} anew", calls=[], renewed=[])
+        world.ask(asked)
+        held = await _told(process, asked, Reserve(asked.key, self.amount_msat, "m", "nobody"))
+        if isinstance(held, Held):
+            receipt = make_receipt(asked, 0, world.machine.wall_ns())
+            await _told(process, asked, Release(asked.key, "it is not needed", receipt))
 
     def _ends(self, asked: Asked, world: World) -> tuple[int, Settle | Release]:
         charge_msat = 0 if self.releases else self.charge_msat
