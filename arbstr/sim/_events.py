@@ -209,17 +209,17 @@ class HoldDirectly:
             await self._hold_anew(world, process, asked)
 
     async def _hold_anew(self, world: World, process: Process, former: Asked) -> None:
-        """By another key, whatever the last one has left."""
+        """Nothing, by another key: a debt of the last one must be in its way."""
         asked = evolve(former, key=f"{former.key} anew", calls=[], renewed=[])
         world.ask(asked)
-        held = await _told(process, asked, Reserve(asked.key, self.amount_msat, "m", "nobody"))
+        held = await _told(process, asked, Reserve(asked.key, 0, "m", "nobody"))
         if isinstance(held, Held):
             receipt = make_receipt(asked, 0, world.machine.wall_ns())
             await _told(process, asked, Release(asked.key, "it is not needed", receipt))
 
     def _ends(self, asked: Asked, world: World) -> tuple[int, Settle | Release]:
         charge_msat = 0 if self.releases else self.charge_msat
-        receipt = _receipt(asked, charge_msat, world.machine.wall_ns())
+        receipt = make_receipt(asked, charge_msat, world.machine.wall_ns())
         if self.releases:
             return charge_msat, Release(asked.key, "it is not needed", receipt)
         return charge_msat, Settle(asked.key, charge_msat, receipt)
@@ -231,7 +231,7 @@ class HoldDirectly:
         for answer in (first, second):
             if isinstance(answer, Ended) and not process.dead:
                 world.promise_end(asked, answer.charged_msat)
-        other = Settle(asked.key, charge_msat + 1, _receipt(asked, charge_msat + 1, world.machine.wall_ns()))
+        other = Settle(asked.key, charge_msat + 1, make_receipt(asked, charge_msat + 1, world.machine.wall_ns()))
         third = await _told(process, asked, other)
         if isinstance(first, Ended) and isinstance(third, Ended) and not process.dead:
             world.wrong([f"M3: {asked.key} ended with {first.charged_msat} msat and then with {third.charged_msat}"])
@@ -248,7 +248,7 @@ async def _told(process: Process, asked: Asked, message: Reserve | Settle | Rele
         return None
 
 
-def _receipt(asked: Asked, charge_msat: int, now_ns: int) -> ReceiptRow:
+def make_receipt(asked: Asked, charge_msat: int, now_ns: int) -> ReceiptRow:
     return ReceiptRow(
         request_id=asked.key,
         agent_id=asked.agent_id,
