@@ -209,10 +209,10 @@ class HoldDirectly:
             await self._hold_anew(world, process, asked)
 
     async def _hold_anew(self, world: World, process: Process, former: Asked) -> None:
-        """By another key, whatever the last one has left."""
+        """Nothing, by another key: a debt of the last one must be in its way."""
         asked = evolve(former, key=f"{former.key} anew", calls=[], renewed=[])
         world.ask(asked)
-        held = await _told(process, asked, Reserve(asked.key, self.amount_msat, "m", "nobody"))
+        held = await _told(process, asked, Reserve(asked.key, 0, "m", "nobody"))
         if isinstance(held, Held):
             receipt = make_receipt(asked, 0, world.machine.wall_ns())
             await _told(process, asked, Release(asked.key, "it is not needed", receipt))

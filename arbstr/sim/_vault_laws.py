@@ -432,7 +432,7 @@ def tokens_count_as_long_as_they_live(
     expired = row is not None and row.expires_ns is not None and row.expires_ns <= scene.facts.latest_ns
     if holder != expected and not (holder is None and expired):
         yield f"tokens: {row} is taken for {holder}, and it is {expected}"
-    if holder is not None and text in scene.facts.revoked:
+    if holder is not None and text in scene.facts.revoked and not expired:
         yield f"tokens: the token of {holder} was revoked, and is taken"
 
 
