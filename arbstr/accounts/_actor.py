@@ -55,6 +55,7 @@ from arbstr.store import (
     AuditEntry,
     BearerRow,
     BudgetRow,
+    Committed,
     DuplicateKey,
     FindDeposit,
     FindHold,
@@ -246,7 +247,7 @@ class AgentAccountActor(TrioActor):
         books = self.books
         known = books.holds.get(message.key)
         if known is not None:
-            self._answer_from_hold(job, self._same_hold(known, message))
+            self._answer_from_hold(job, self._same_hold(known, message), message.lease_s)
             return
         if message.key in self._ended:
             raise _used(message.key)
@@ -328,12 +329,29 @@ class AgentAccountActor(TrioActor):
         if message.owner is not None:
             hold.owner = self._owners[hold.row.key] = message.owner
 
-    def _answer_from_hold(self, job: Job, hold: OpenHold) -> None:
-        """It holds enough as it is; said only when that is on disk (M6)."""
+    def _answer_from_hold(self, job: Job, hold: OpenHold, lease_s: float | None) -> None:
+        """It holds enough as it is; said only when that is on disk (M6), and with it the longer lease of whoever has
+        one of their own: they have shown that they live."""
+        renew = None if lease_s is None else Renew(hold.row.key, 0, lease_s)
         if hold.operation is not None:
+            if renew is not None:
+                self._renew(renew)
             hold.operation.jobs.append(job)
+            return
+        held = Held(hold.row.key, hold.row.amount_msat, self.books.account.available_msat)
+
+        def renewed(_: object, error: StoreError | None) -> None:
+            self._looking_up -= 1
+            if error is None:
+                job.reply.set(held)
+            else:
+                self.refuse(job, _unavailable(error))
+
+        if renew is None:
+            job.reply.set(held)
         else:
-            job.reply.set(Held(hold.row.key, hold.row.amount_msat, self.books.account.available_msat))
+            self._looking_up += 1
+            self._renew(renew, renewed)
 
     def _extend(self, job: Job, message: Extend) -> None:
         books, hold = self.books, self._open_request(message.key)
@@ -342,7 +360,7 @@ class AgentAccountActor(TrioActor):
         row = hold.row
         more_msat = message.to_msat - row.amount_msat
         if more_msat <= 0:
-            self._answer_from_hold(job, hold)
+            self._answer_from_hold(job, hold, message.lease_s)
             return
         before, now = books.account, time.time_ns()
         policy.check_growth(
@@ -522,7 +540,7 @@ class AgentAccountActor(TrioActor):
 
     # Leases
 
-    def _renew(self, message: Renew) -> None:
+    def _renew(self, message: Renew, done: Committed | None = None) -> None:
         hold = self._books.holds.get(message.key) if self._books else None
         if hold is None:
             return
@@ -530,9 +548,11 @@ class AgentAccountActor(TrioActor):
         lease_ns = self._lease_until(message, time.time_ns())
         hold.row = evolve(hold.row, lease_ns=lease_ns, evidence_msat=max(hold.row.evidence_msat, message.evidence_msat))
         try:
-            self.ledger.submit(HoldRenewal(hold.row.hold_id, lease_ns, message.evidence_msat))
+            self.ledger.submit(HoldRenewal(hold.row.hold_id, lease_ns, message.evidence_msat), done)
         except StoreUnavailable as error:
             logger.warning("hold %s keeps its old lease: %s", message.key, error)
+            if done is not None:
+                done(None, error)
 
     def _sweep(self) -> None:
         """End holds that nobody owns any more. A slow disk or a stopped clock never ends the hold of a live request."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any, Literal
 
 import trio
 from attrs import field, frozen
 
-from actors import Reply, TrioActor, TrioActorRef
+from actors import ActorDeadError, Reply, Timer, TrioActor, TrioActorRef
 from arbstr.accounts._payment_messages import Decide, Decided, RequestApproval
 from arbstr.accounts._payments import UNANSWERED, AccountOf, Execute, Payments
 from arbstr.accounts._payments_desk import approval_resolved
@@ -83,8 +84,8 @@ class Approvals(TrioActor):
         self._account = account
         self._payments = payments
         self._waiting: dict[str, list[Reply]] = {}
-        self._expiring: set[str] = set()
-        """Those that have a timer, or are being ended."""
+        self._timers: dict[str, Timer] = {}
+        self._ending: set[str] = set()
 
     def on_start(self) -> None:
         self._look()
@@ -189,6 +190,10 @@ class Approvals(TrioActor):
             self._pending(None, error)
 
     def _pending(self, approvals: tuple[ApprovalRow, ...] | None, error: StoreError | None) -> None:
+        with suppress(ActorDeadError):  # we have failed since, and another instance asks for itself
+            self._watch(approvals, error)
+
+    def _watch(self, approvals: tuple[ApprovalRow, ...] | None, error: StoreError | None) -> None:
         if self.actor_stopped.is_set():
             return
         if approvals is None:
@@ -198,16 +203,18 @@ class Approvals(TrioActor):
         for approval in approvals:
             if approval.expires_ns > soon_ns:
                 break
-            if approval.approval_id not in self._expiring:
-                self._expiring.add(approval.approval_id)
-                self._expire_on_time(approval)
+            self._expire_on_time(approval)
 
     def _expire_on_time(self, approval: ApprovalRow) -> None:
-        """Timers run on another clock than the one that approvals expire by: it is looked at again each time."""
-        left_ns = approval.expires_ns - time.time_ns()
+        """Timers run on another clock than the one that approvals expire by: each look sets them anew."""
+        key, left_ns = approval.approval_id, approval.expires_ns - time.time_ns()
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
         if left_ns > 0:
-            self.send_after(left_ns / NS, _Expire(approval))
-        else:
+            self._timers[key] = self.send_after(left_ns / NS, _Expire(approval))
+        elif key not in self._ending:
+            self._ending.add(key)
             self.spawn(self._expire, approval)
 
     async def _expire(self, approval: ApprovalRow) -> None:
@@ -221,7 +228,7 @@ class Approvals(TrioActor):
         else:
             self._is_resolved(decided.approval)
         finally:
-            self._expiring.discard(approval.approval_id)  # if it is pending yet, the next look finds it
+            self._ending.discard(approval.approval_id)  # if it is pending yet, the next look finds it
 
 
 async def request_approval(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import trio
@@ -312,12 +313,13 @@ class Payments(TrioActor):
         def read(rows: tuple[PaymentRow, ...] | None, error: StoreError | None) -> None:
             if self.actor_stopped.is_set():
                 return
-            if rows is not None:
-                then(tuple([row for row in rows if row.transaction_id not in self._driven]))
-                return
-            logger.error("unfinished payments cannot be read: %s", error)
-            if then == self._left_behind:
-                self.spawn(self._read_later)
+            with suppress(ActorDeadError):  # we have failed since, and another instance reads for itself
+                if rows is not None:
+                    then(tuple([row for row in rows if row.transaction_id not in self._driven]))
+                    return
+                logger.error("unfinished payments cannot be read: %s", error)
+                if then == self._left_behind:
+                    self.spawn(self._read_later)
 
         try:
             self._ledger.ask(UnfinishedPayments(), read)

@@ -13,13 +13,14 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx
 import trio
 from attrs import evolve, field, frozen
 
-from actors import Reply, TrioActor
+from actors import ActorDeadError, Reply, TrioActor
 from arbstr.errors import LedgerUnavailable, NotFound
 from arbstr.secrets import Secret
 from arbstr.store import (
@@ -191,6 +192,10 @@ class Webhooks(TrioActor):
 
     def _found(self, events: tuple[EventRow, ...] | None, error: StoreError | None) -> None:
         self._asked = False
+        with suppress(ActorDeadError):  # we have failed since, and another instance asks for itself
+            self._tell(events, error)
+
+    def _tell(self, events: tuple[EventRow, ...] | None, error: StoreError | None) -> None:
         if self.actor_stopped.is_set():
             return
         if events is None:
@@ -266,7 +271,8 @@ class Webhooks(TrioActor):
         if isinstance(error, StoreUnavailable):
             # Not delivered again meanwhile: it stays under way until what came of it is on disk.
             logger.warning("what became of event %s is not written yet: %s", event.event_id, error)
-            self.spawn(self._write_later, event)
+            with suppress(ActorDeadError):  # then it is due for another instance
+                self.spawn(self._write_later, event)
             return
         if error is not None:
             logger.error("what became of event %s is not written: %s", event.event_id, error)

@@ -8,7 +8,7 @@ from arbstr.edge._routes import ROUTES, Route
 from arbstr.edge._server import CannotListen, addresses_of, open_listeners, serve
 from arbstr.edge._services import Limits, Services
 from arbstr.edge._turns import Shares, Turn
-from arbstr.edge._vault_interface import VaultServices
+from arbstr.edge._vault_interface import PayWish, Settled, Usage, VaultServices
 from arbstr.edge._vault_routes import VAULT_ROUTES, VaultRoute
 from arbstr.edge._vault_services import AccountsVault
 
@@ -21,10 +21,13 @@ __all__ = [
     "EdgeApp",
     "Gate",
     "Limits",
+    "PayWish",
     "Route",
     "Services",
+    "Settled",
     "Shares",
     "Turn",
+    "Usage",
     "VaultRoute",
     "VaultServices",
     "addresses_of",

@@ -27,7 +27,6 @@ from arbstr.accounts import (
     MintBudget,
     Payments,
     Release,
-    Renew,
     Replay,
     Reserve,
     Resolve,
@@ -227,11 +226,6 @@ class AccountsVault:
 
     async def extend(self, reservation_id: str, to_msat: int) -> Reserved:
         hold = await self._reservation(reservation_id)
-        ref = self.accounts.ref(hold.agent_id)
-        try:
-            ref.tell(Renew(hold.key, 0, self.reservation_lease_s))  # also where it is large enough already
-        except _UNANSWERED as error:
-            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
         message = Extend(hold.key, to_msat, hold.provider, self.reservation_lease_s)
         held: Held = await self.accounts.ask(hold.agent_id, message)
         return Reserved(reservation_id, held.amount_msat, held.available_msat)

@@ -1,7 +1,8 @@
 """What may happen to the system, each kind a value: when, a sentence for the story, and how it happens.
 
 A further kind is a class with ``at_s``, ``sentence`` and ``happen``, a function that draws one, and its line in
-``KINDS``. ``happen`` runs in a task of its own, outside of the process, and survives the process's crash.
+``KINDS`` here or in ``_vault_events``. ``happen`` runs in a task of its own, outside of the process, and survives the
+process's crash.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from uuid import uuid4
 
 import trio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning
 from arbstr.accounts import Deposit, Ended, Held, Release, Reserve, Settle
 from arbstr.config import Limit, LimitsConfig
 from arbstr.errors import ArbstrError, BillingRefused, LedgerUnavailable
 from arbstr.requests import Caller, ModelRequest
-from arbstr.sim._facts import Asked
+from arbstr.sim._facts import Asked, Token
 from arbstr.sim._outside import Client
 from arbstr.sim._scripts import Script, draw_script
-from arbstr.store import ReceiptRow
+from arbstr.store import ApprovalStatus, ReceiptRow
 from arbstr.units import Price
 from arbstr.wire import dumps, parse_chat
 
@@ -55,9 +56,13 @@ class Setting:
 
     agents: int
     providers: tuple[str, ...]
+    rails: tuple[str, ...] = ()
 
 
-def _moment(dice: random.Random) -> float:
+LOOKS = 60
+
+
+def moment(dice: random.Random) -> float:
     """Often the same as that of others."""
     return float(dice.randrange(8) * 5) if dice.random() < 0.5 else round(dice.uniform(0, SPAN_S), 2)
 
@@ -79,6 +84,12 @@ class Ask:
     patience_s: float | None = None
     reads_s: float = 0.0
     leaves_after: int | None = None
+    token: int = 0
+    """0: the agent's own; else one of all that it has ever had."""
+    waits_s: float = 0.0
+    """For a human, where one has to allow it."""
+    comes_back: bool = False
+    """When it has been put off, until somebody has decided."""
 
     def sentence(self) -> str:
         what = "a stream" if self.stream else "an answer"
@@ -88,18 +99,33 @@ class Ask:
             habits += f", and leaves after {self.leaves_after} pieces"
         if self.patience_s is not None:
             habits += f", and leaves after {self.patience_s:g} s"
+        if self.waits_s:
+            habits += f", waits {self.waits_s:g} s for a human"
+        if self.comes_back:
+            habits += ", comes back when it is put off"
         tries = "; then who is asked ".join(script.sentence() for script in self.scripts)
-        return f"agent {self.agent} asks for {what}{limit}{habits}; who is asked {tries}"
+        token = f" with token {self.token}" if self.token else ""
+        return f"agent {self.agent} asks{token} for {what}{limit}{habits}; who is asked {tries}"
 
     async def happen(self, world: World, number: int) -> None:
         process = world.process
         await process.ready.wait()
         if not process.takes_clients:
             return  # it came while there was nobody
-        request = self._request(world)
+        token = world.token_of(world.agents[self.agent], self.token)
+        holder = process.accounts.holder_of(token.text)
+        world.presented(token, holder)
+        if holder is None:
+            return
+        caller = Caller(holder.agent_id, "agent", holder.name, budget_id=holder.budget_id)
+        self._send(world, process, caller, token, None)
+
+    def _send(self, world: World, process: Process, caller: Caller, token: Token, approval_id: str | None) -> None:
+        request = self._request(caller, approval_id)
         asked = Asked(
             key=request.request_id,
             agent_id=world.agents[self.agent],
+            token=token,
             at_s=trio.current_time(),
             process=process.number,
             stream=self.stream,
@@ -107,9 +133,9 @@ class Ask:
         )
         world.ask(asked, self.scripts)
         client = Client(world, process, asked, self.reads_s, self.leaves_after)
-        process.start_client(lambda: self._wait(process, request, client))
+        process.start_client(lambda: self._wait(process, request, client, caller, token))
 
-    def _request(self, world: World) -> ModelRequest:
+    def _request(self, caller: Caller, approval_id: str | None) -> ModelRequest:
         body: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "p" * self.prompt_bytes}]}
         if self.max_tokens is not None:
             body["max_tokens"] = self.max_tokens
@@ -121,11 +147,15 @@ class Ask:
             traceparent=None,
             policy=None,
             stream_cost=True,
-            caller=Caller(world.agents[self.agent], "agent", f"agent {self.agent}"),
+            caller=caller,
             call=parse_chat(dumps(body)),
+            approval_id=approval_id,
+            wait_s=self.waits_s,
         )
 
-    async def _wait(self, process: Process, request: ModelRequest, client: Client) -> None:
+    async def _wait(
+        self, process: Process, request: ModelRequest, client: Client, caller: Caller, token: Token
+    ) -> None:
         """What the edge does: it cancels the answer when its client closes the connection."""
         with trio.move_on_after(float("inf") if self.patience_s is None else self.patience_s) as scope:
             try:
@@ -136,14 +166,31 @@ class Ask:
                 if answer is not None:
                     client.world.count(f"status {answer.status}")
                     client.answered(answer)
+                    if answer.status == 202 and self.comes_back:
+                        approval_id = dict(answer.headers)[b"x-arbstr-approval"].decode()
+                        client.world.errands.start_soon(self._come_back, client.world, caller, token, approval_id)
         if scope.cancelled_caught:
             client.world.count("clients that left")
             client.world.note(f"{request.request_id}: its client has left")
 
+    async def _come_back(self, world: World, caller: Caller, token: Token, approval_id: str) -> None:
+        """Look now and then, and come for it; twice, for one of them must be told no."""
+        for _ in range(LOOKS):
+            await trio.sleep(2)
+            row = world.books.approvals.get(approval_id)
+            if row is not None and row.status is not ApprovalStatus.PENDING:
+                break
+        for _ in range(2):
+            process = world.process
+            await process.ready.wait()
+            if process.takes_clients:
+                self._send(world, process, caller, token, approval_id)
+            await trio.sleep(1)
+
 
 def draw_ask(dice: random.Random, setting: Setting) -> Event:
     return Ask(
-        at_s=_moment(dice),
+        at_s=moment(dice),
         agent=dice.randrange(setting.agents),
         stream=dice.random() < 0.65,
         scripts=tuple([draw_script(dice) for _ in range(dice.choice((1, 2, 3)))]),
@@ -153,6 +200,9 @@ def draw_ask(dice: random.Random, setting: Setting) -> Event:
         patience_s=dice.choice((None, None, None, round(dice.uniform(0, 15), 2), 0.0)),
         reads_s=dice.choice((0.0, 0.0, 0.0, 1.0, 2.5)),
         leaves_after=dice.choice((None, None, None, None, dice.randrange(5))),
+        token=dice.choice((0, 0, 0, dice.randrange(5))),
+        waits_s=dice.choice((0.0, 0.0, 5.0, 40.0)),
+        comes_back=dice.random() < 0.7,
     )
 
 
@@ -193,10 +243,20 @@ class HoldDirectly:
         if isinstance(first, Held) or isinstance(second, Held):
             with_charge, end = self._ends(asked, world)
             await self._end_twice(world, process, asked, end, with_charge)
+            await self._hold_anew(world, process, asked)
+
+    async def _hold_anew(self, world: World, process: Process, former: Asked) -> None:
+        """Nothing, by another key: a debt of the last one must be in its way."""
+        asked = evolve(former, key=f"{former.key} anew", calls=[], renewed=[])
+        world.ask(asked)
+        held = await _told(process, asked, Reserve(asked.key, 0, "m", "nobody"))
+        if isinstance(held, Held):
+            receipt = make_receipt(asked, 0, world.machine.wall_ns())
+            await _told(process, asked, Release(asked.key, "it is not needed", receipt))
 
     def _ends(self, asked: Asked, world: World) -> tuple[int, Settle | Release]:
         charge_msat = 0 if self.releases else self.charge_msat
-        receipt = _receipt(asked, charge_msat, world.machine.wall_ns())
+        receipt = make_receipt(asked, charge_msat, world.machine.wall_ns())
         if self.releases:
             return charge_msat, Release(asked.key, "it is not needed", receipt)
         return charge_msat, Settle(asked.key, charge_msat, receipt)
@@ -208,7 +268,7 @@ class HoldDirectly:
         for answer in (first, second):
             if isinstance(answer, Ended) and not process.dead:
                 world.promise_end(asked, answer.charged_msat)
-        other = Settle(asked.key, charge_msat + 1, _receipt(asked, charge_msat + 1, world.machine.wall_ns()))
+        other = Settle(asked.key, charge_msat + 1, make_receipt(asked, charge_msat + 1, world.machine.wall_ns()))
         third = await _told(process, asked, other)
         if isinstance(first, Ended) and isinstance(third, Ended) and not process.dead:
             world.wrong([f"M3: {asked.key} ended with {first.charged_msat} msat and then with {third.charged_msat}"])
@@ -225,7 +285,7 @@ async def _told(process: Process, asked: Asked, message: Reserve | Settle | Rele
         return None
 
 
-def _receipt(asked: Asked, charge_msat: int, now_ns: int) -> ReceiptRow:
+def make_receipt(asked: Asked, charge_msat: int, now_ns: int) -> ReceiptRow:
     return ReceiptRow(
         request_id=asked.key,
         agent_id=asked.agent_id,
@@ -253,7 +313,7 @@ def _receipt(asked: Asked, charge_msat: int, now_ns: int) -> ReceiptRow:
 def draw_hold(dice: random.Random, setting: Setting) -> Event:
     amount_msat = dice.choice((0, 1, 1_000, 20_000, 10**9))
     return HoldDirectly(
-        at_s=_moment(dice),
+        at_s=moment(dice),
         agent=dice.randrange(setting.agents),
         amount_msat=amount_msat,
         charge_msat=dice.choice((0, 1, amount_msat // 2, amount_msat, amount_msat + 5_000, amount_msat + 200_000)),
@@ -310,13 +370,21 @@ class DepositMoney:
 
 
 def draw_deposit(dice: random.Random, setting: Setting) -> Event:
-    return DepositMoney(_moment(dice), dice.randrange(setting.agents), dice.choice((1, 5_000, 200_000)))
+    return DepositMoney(moment(dice), dice.randrange(setting.agents), dice.choice((1, 5_000, 200_000)))
 
 
 # The machine
 
 
-Occasion = Literal["at once", "change is committed", "call reaches a provider", "client gets something"]
+Occasion = Literal[
+    "at once",
+    "change is committed",
+    "call reaches a provider",
+    "client gets something",
+    "order leaves for a wallet",
+    "wallet answers",
+    "event is told",
+]
 
 
 @frozen
@@ -341,9 +409,9 @@ class Crash:
 
 
 def draw_crash(dice: random.Random, setting: Setting) -> Event:
-    occasion: Occasion = dice.choice(
-        ("at once", "change is committed", "call reaches a provider", "client gets something")
-    )
+    usual: tuple[Occasion, ...] = ("at once", "change is committed", "call reaches a provider", "client gets something")
+    others: tuple[Occasion, ...] = ("order leaves for a wallet", "wallet answers", "event is told")
+    occasion = dice.choice(usual if dice.random() < 0.7 else others)
     times, reached_disk = dice.choice((1, 2, 5)), dice.choice((0, 0, 1, 3))
     return Crash(round(dice.uniform(0, SPAN_S), 2), occasion, times, reached_disk)
 
@@ -364,7 +432,7 @@ class Restart:
 
 
 def draw_restart(dice: random.Random, setting: Setting) -> Event:
-    return Restart(_moment(dice), dice.choice((0.0, 3.0, 20.0)))
+    return Restart(moment(dice), dice.choice((0.0, 3.0, 20.0)))
 
 
 @frozen
@@ -424,7 +492,7 @@ class DiskGone:
 
 
 def draw_disk(dice: random.Random, setting: Setting) -> Event:
-    at_s, for_s = _moment(dice), dice.choice((0.5, 3.0, 14.0))
+    at_s, for_s = moment(dice), dice.choice((0.5, 3.0, 14.0))
     return dice.choice(
         (
             DiskFails(at_s, dice.choice((1, 1, 2, 6))),
@@ -443,11 +511,11 @@ class ClockJumps:
         return f"the wall clock jumps by {self.by_s} s"
 
     async def happen(self, world: World, number: int) -> None:
-        world.machine.wall_is_off_ns += self.by_s * NS
+        world.clock_jumps(self.by_s * NS)
 
 
 def draw_jump(dice: random.Random, setting: Setting) -> Event:
-    return ClockJumps(_moment(dice), dice.choice((-3_000, -60, -7, 7, 300, 86_400)))
+    return ClockJumps(moment(dice), dice.choice((-3_000, -60, -7, 7, 300, 86_400)))
 
 
 # The configuration
@@ -473,7 +541,7 @@ class PriceChanges:
 
 def draw_repricing(dice: random.Random, setting: Setting) -> Event:
     price = None if dice.random() < 0.15 else draw_price(dice)
-    return PriceChanges(_moment(dice), dice.choice(setting.providers), price)
+    return PriceChanges(moment(dice), dice.choice(setting.providers), price)
 
 
 @frozen
@@ -493,7 +561,7 @@ class ProviderMoves:
 
 
 def draw_move(dice: random.Random, setting: Setting) -> Event:
-    return ProviderMoves(_moment(dice), dice.choice(setting.providers))
+    return ProviderMoves(moment(dice), dice.choice(setting.providers))
 
 
 @frozen
@@ -517,12 +585,12 @@ def draw_limits(dice: random.Random) -> LimitsConfig:
 
 
 def draw_limits_change(dice: random.Random, setting: Setting) -> Event:
-    return LimitsChange(_moment(dice), draw_limits(dice))
+    return LimitsChange(moment(dice), draw_limits(dice))
 
 
 KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = (
     # who draws one, how many there are at least and at most
-    (draw_ask, 5, 25),
+    (draw_ask, 6, 25),
     (draw_hold, 0, 3),
     (draw_deposit, 0, 3),
     (draw_crash, 0, 3),
@@ -533,4 +601,3 @@ KINDS: tuple[tuple[Callable[[random.Random, Setting], Event], int, int], ...] = 
     (draw_move, 0, 2),
     (draw_limits_change, 0, 1),
 )
-"""Further kinds of events find their place here: changes of policies, payments, approvals, what the vault learns."""

@@ -1,43 +1,19 @@
 """M1 to M10 (docs/money.md) as functions: each looks at the books and at the facts, and says what is wrong.
 
-``COMMIT`` after every change that was committed, ``CALL`` when a provider is called, ``TOLD`` when a client gets
-something, ``BEGUN`` when a process has recovered, ``REST`` whenever nothing can run, ``END`` when all is over. What
-they remember of earlier changes is in ``Memory``. A law yields what is broken, in words.
+Those of requests are here, those of the vault in ``_vault_laws``; the tables at the end have all of them. ``COMMIT``
+after every change that was committed, ``CALL`` when a provider is called, ``ORDER`` when a wallet is, ``TOLD`` when a
+client gets something, ``BEGUN`` when a process has recovered, ``REST`` whenever nothing can run, ``END`` when all is
+over. What they remember of earlier changes is in ``Memory``. A law yields what is broken, in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from attrs import define, field, frozen
-
-from arbstr.sim._facts import Asked, Call, Facts
-from arbstr.store import AccountChange, AgentAdded, Change, HoldChange, HoldRenewal, HoldRow, HoldState, MemoryBooks
-
-ENDS = frozenset(("settle", "release", "resolve"))
-
-
-@define(eq=False)
-class Memory:
-    """What the laws have seen committed; a crash must not change it."""
-
-    ended: dict[str, int] = field(factory=dict)
-    """Charges, by hold id."""
-    changes: int = 0
-    """That have an audit row."""
-    last_digest: bytes | None = None
-    transactions: int = 0
-    lease_ns: int = 0
-
-
-@frozen(eq=False)
-class Scene:
-    books: MemoryBooks
-    facts: Facts
-    memory: Memory
-
-
-Wrong = Iterator[str]
+from arbstr.sim import _vault_laws as vault
+from arbstr.sim._facts import Asked, Call
+from arbstr.sim._scene import Scene, Wrong
+from arbstr.store import AccountChange, AgentAdded, ApprovalStatus, Change, HoldChange, HoldRenewal, HoldRow, HoldState
 
 
 def m1_amounts_are_whole(scene: Scene, change: Change) -> Wrong:
@@ -160,7 +136,7 @@ def m4_a_charge_is_paid_or_owed(scene: Scene, change: Change) -> Wrong:
 
 def m4_a_debt_blocks(scene: Scene, change: Change) -> Wrong:
     """Every further hold, also one of nothing."""
-    if not isinstance(change, AccountChange) or not change.before.debt_msat:
+    if not isinstance(change, AccountChange) or not change.before.debt_msat or vault.is_late(scene, change):
         return
     if isinstance(change.hold, HoldRow) or change.after.held_msat > change.before.held_msat:
         yield f"M4: {change.key} holds money beside a debt of {change.before.debt_msat} msat"
@@ -168,7 +144,7 @@ def m4_a_debt_blocks(scene: Scene, change: Change) -> Wrong:
 
 def m5_a_key_holds_once(scene: Scene, change: Change) -> Wrong:
     """And only a key that somebody named."""
-    if not isinstance(change, AccountChange) or not isinstance(change.hold, HoldRow):
+    if not isinstance(change, AccountChange) or not isinstance(change.hold, HoldRow) or change.hold.kind != "request":
         return
     asked = scene.facts.asked.get(change.hold.key)
     if asked is None or asked.agent_id != change.after.agent_id:
@@ -181,7 +157,7 @@ def m5_a_key_holds_once(scene: Scene, change: Change) -> Wrong:
 def m6_the_hold_is_on_disk_before_the_call(scene: Scene, asked: Asked, call: Call) -> Wrong:
     """Open, and for as much as the answer may cost by the limit that the client gave. Without a ledger no hold, and
     without a hold no call: this is M10 as well."""
-    hold_id = scene.books.hold_ids.get(asked.key)
+    hold_id = scene.books.hold_ids.get(asked.hold_key)
     hold = scene.books.holds.get(hold_id or "")
     if hold is None or hold.state is not HoldState.OPEN:
         yield f"M6, M10: {call.provider} is called for {asked.key}, for which nothing is held on disk ({hold})"
@@ -201,7 +177,9 @@ def m6_what_is_told_is_on_disk(scene: Scene, asked: Asked) -> Wrong:
     """Whoever was told what it cost may rely on it, now and after every crash."""
     promised = scene.facts.promised_ends.get(asked.key)
     if promised is not None:
-        hold = scene.books.holds.get(scene.books.hold_ids.get(asked.key, ""))
+        hold = scene.books.holds.get(scene.books.hold_ids.get(asked.hold_key, ""))
+        if promised and hold is not None and hold.state is HoldState.RELEASED and asked.late is not None:
+            hold = scene.books.holds.get(scene.books.hold_ids.get(asked.late.key, ""), hold)
         if hold is None or hold.state is HoldState.OPEN or hold.charged_msat != promised:
             yield f"M6: the end of {asked.key} with {promised} msat was acknowledged, and on disk it is {hold}"
 
@@ -214,7 +192,7 @@ def m6_what_has_passed_is_held(scene: Scene, asked: Asked) -> Wrong:
     if asked.limit is not None:
         tokens = min(tokens, asked.limit)
     least = scene.facts.least_cost_msat(asked, asked.calls[-1], tokens)
-    hold = scene.books.holds.get(scene.books.hold_ids.get(asked.key, ""))
+    hold = scene.books.holds.get(scene.books.hold_ids.get(asked.hold_key, ""))
     cap = 0 if hold is None else max(hold.amount_msat, hold.charged_msat or 0)
     if least > cap:
         yield f"M6: {asked.key} has got text worth {least} msat and {cap} msat are held for it"
@@ -245,24 +223,31 @@ def m7_evidence_is_what_has_passed(scene: Scene, change: Change) -> Wrong:
 
 
 def m7_lost_holds_are_charged_the_evidence(scene: Scene, change: Change) -> Wrong:
-    """And audited as such; and while its process lives no request loses its hold."""
+    """And audited as such; and while its process lives no request loses its hold. Evidence that the disk has refused
+    may be in the account's memory."""
     if not isinstance(change, AccountChange) or change.kind != "resolve" or not isinstance(change.hold, HoldChange):
         return
     hold = scene.books.holds[change.hold.hold_id]
-    if change.hold.charged_msat != hold.evidence_msat:
+    unwritten = scene.facts.disk_suffered and (change.hold.charged_msat or 0) > hold.evidence_msat
+    if change.hold.charged_msat != hold.evidence_msat and not unwritten:
         charged = change.hold.charged_msat
         yield f"M7: the lost hold {hold.key} is charged {charged} msat on evidence of {hold.evidence_msat}"
     if change.audit.action != "HOLD_RESOLVED":
         yield f"M7: the lost hold {hold.key} is ended without saying so in the audit log"
-    asked = scene.facts.asked[hold.key]
-    if not asked.crashed and not asked.direct:
+    asked = scene.facts.asked.get(hold.key)
+    if asked is None:
+        yield f"M7: {hold.key} was nobody's request, and is taken for lost"
+    elif not asked.crashed and not asked.direct:
         yield f"M7: the hold of {hold.key} was forgotten by its request and its process lives"
 
 
 def m7_no_orphan_outlives_recovery(scene: Scene) -> Wrong:
-    """Of an earlier process; and nothing is open at the end."""
+    """Of a request of an earlier process. What another core holds lives on with it."""
     for hold in scene.books.holds.values():
-        if hold.state is HoldState.OPEN and hold.kind == "request":
+        asked = scene.facts.asked.get(hold.key)
+        approval = scene.books.approvals.get(hold.key)
+        lives = (asked is not None and asked.remote) or (approval is not None and approval.is_open)
+        if hold.state is HoldState.OPEN and hold.kind == "request" and not lives:
             yield f"M7: hold {hold.key} is still open"
 
 
@@ -308,9 +293,15 @@ def delivered_is_charged(scene: Scene) -> Wrong:
 
 
 def every_hold_has_its_receipt(scene: Scene) -> Wrong:
+    """One; none only where another core has given it back, which says no more of it, or nobody came for it."""
     for hold in scene.books.holds.values():
         if hold.kind == "request":
             receipts = [one for one in scene.books.receipts.values() if one.hold_id == hold.hold_id]
+            if not receipts and scene.facts.asked[hold.key].remote and not hold.charged_msat:
+                continue
+            approval = scene.books.approvals.get(hold.key)
+            if approval is not None and approval.status is not ApprovalStatus.USED and not hold.charged_msat:
+                continue  # nobody has come for it
             if len(receipts) != 1 or receipts[0].cost_msat != hold.charged_msat:
                 yield f"M2: hold {hold.key} has {len(receipts)} receipts of its charge of {hold.charged_msat} msat"
 
@@ -325,6 +316,7 @@ COMMIT: tuple[Callable[[Scene, Change], Wrong], ...] = (
     m7_evidence_is_what_has_passed,
     m7_lost_holds_are_charged_the_evidence,
     m8_one_audit_row_for_a_change,
+    *vault.COMMIT,
 )
 ACCOUNT: tuple[Callable[[Scene, str], Wrong], ...] = (m2_balances_add_up, m2_nothing_is_overspent)
 """Of the account that a change was about, and of all of them at rest."""
@@ -333,8 +325,20 @@ CALL: tuple[Callable[[Scene, Asked, Call], Wrong], ...] = (
     m6_nobody_is_asked_again_after_an_answer,
     m9_what_has_no_price_is_not_bought,
 )
+ORDER = (vault.m6_the_payment_is_on_disk_before_the_wallet_is_asked,)
+"""When a process asks a wallet."""
 TOLD: tuple[Callable[[Scene, Asked], Wrong], ...] = (m6_what_is_told_is_on_disk, m6_what_has_passed_is_held)
-REST: tuple[Callable[[Scene], Wrong], ...] = (m3_an_end_stays, m6_no_promise_is_lost, m8_nothing_committed_is_lost)
+REST: tuple[Callable[[Scene], Wrong], ...] = (
+    m3_an_end_stays,
+    m6_no_promise_is_lost,
+    m8_nothing_committed_is_lost,
+    *vault.REST,
+)
 BEGUN: tuple[Callable[[Scene], Wrong], ...] = (*REST, m7_no_orphan_outlives_recovery)
-END: tuple[Callable[[Scene], Wrong], ...] = (*BEGUN, delivered_is_charged, every_hold_has_its_receipt)
+END: tuple[Callable[[Scene], Wrong], ...] = (
+    *BEGUN,
+    delivered_is_charged,
+    every_hold_has_its_receipt,
+    *vault.END,
+)
 END_OF_ACCOUNT: tuple[Callable[[Scene, str], Wrong], ...] = (*ACCOUNT, m2_receipts_say_what_was_charged)

@@ -5,28 +5,58 @@ It dies like one that is killed: from that moment on neither the books, nor a pr
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from attrs import Factory, define, field
 
+from actors import ActorDeadError, ChildSpec, InboxFull, Supervisor, TrioActor, TrioActorRef, WhichChildren
 from actors.testing import Crash, Faults, InjectedCrash, Rig
-from arbstr.accounts import Accounts, Extend, Release, Renew, Reserve, Settle, resolve_orphans
+from arbstr.accounts import (
+    Accounts,
+    Approvals,
+    Deposit,
+    Execute,
+    Extend,
+    Payments,
+    Release,
+    Renew,
+    Reserve,
+    Resolve,
+    SendPayment,
+    SetPolicy,
+    Settle,
+    TellingLedger,
+    Wake,
+    Webhooks,
+    resolve_orphans,
+)
+from arbstr.accounts._payment_messages import Decide, MovePayment, Pay, Withdraw
 from arbstr.config import ProviderConfig
+from arbstr.edge import AccountsVault
 from arbstr.providers import Acquire, Directory, Fleet, Report
-from arbstr.requests import Limits, RequestContext, Requests
+from arbstr.requests import Limits, RequestContext, Requests, WaitingRoom
 from arbstr.routing import Router, RunningMean
 from arbstr.sim._outside import Wire
-from arbstr.store import ActiveTokens, HoldState, MemoryLedger, TokenRow
+from arbstr.sim._vault_outside import TARGET, WayToWallet, WayToWebhook
+from arbstr.store import ActiveTokens, Ledger, MemoryLedger, OrphanedHolds, Store, TokenRow
+from arbstr.wallets import Rails
 
 if TYPE_CHECKING:
     from arbstr.sim._world import World
 
 HOUSEKEEPING_S = 5.0
 STOP_GRACE_S = 10.0
-MAY_FAIL_AT = (Reserve, Extend, Renew, Settle, Release, Acquire, Report)
+WAITING_S = 60.0
+MAX_CRASHES = 1_000
+CRASH_PERIOD_S = 60.0
+MAY_FAIL_AT = (
+    *(Reserve, Extend, Renew, Settle, Release, Deposit, SetPolicy, Acquire, Report),
+    *(SendPayment, Execute, Resolve, Pay, Withdraw, MovePayment, Decide, Wake),
+)
 
 
 @define(eq=False)
@@ -55,6 +85,11 @@ class Process:
     """How long the disk takes for a batch."""
     system: Rig = field(init=False)
     accounts: Accounts = field(init=False)
+    approvals: TrioActorRef[Approvals] = field(init=False)
+    webhooks: TrioActorRef[Webhooks] | None = None
+    vault: AccountsVault = field(init=False)
+    """What another core, and those who come by HTTP, speak to."""
+    began_s: float = field(factory=trio.current_time)
     fleet: Fleet = field(init=False)
     context: RequestContext = field(init=False)
     requests: Requests = field(init=False)
@@ -90,9 +125,11 @@ class Process:
             async with trio.open_nursery() as self.front:
                 self.front.start_soon(self._keep_house)
                 self.front.start_soon(self._follow_configuration)
+                self.began_s = trio.current_time()
                 self.ready.set()
                 await self.ended.wait()
                 self.context.stopping = True
+                self.context.waiting_room.close()
                 with trio.move_on_after(self.patience_s):
                     await self.left_alone.wait()
                 self.front.cancel_scope.cancel()
@@ -110,6 +147,12 @@ class Process:
         return [f"an actor failed: {each.error!r}" for each in failures if not isinstance(each.error, InjectedCrash)]
 
     @property
+    def is_well(self) -> bool:
+        """Nothing has befallen it, so that nothing excuses it."""
+        lives = self.ready.is_set() and self.takes_clients
+        return lives and not self.disk_suffered and not self.system.failures
+
+    @property
     def lost_an_account(self) -> bool:
         """An account's actor has failed: messages to it may be lost, and its holds wait for their lease to run out."""
         return self.ready.is_set() and bool(self.system.failures)
@@ -117,7 +160,13 @@ class Process:
     async def _configure(self, directory: Directory) -> None:
         scenario = self.world.scenario
         found: tuple[TokenRow, ...] = self.ledger.ask_now(ActiveTokens())
-        self.accounts = Accounts(self.system, self.ledger, list(found), hold_lease_s=scenario.lease_s)
+        ledger = TellingLedger(self.ledger, self._wake_webhooks)
+        self.accounts = Accounts(
+            self.system, ledger, list(found), hold_lease_s=scenario.lease_s, idle_s=scenario.idle_s
+        )
+        for agent_id in sorted({hold.agent_id for hold in self.ledger.ask_now(OrphanedHolds())}):
+            self.accounts.ref(agent_id)  # another core's hold: somebody must be there when its lease runs out
+        await self._open_vault(ledger)
         limits = Limits()
         self.left_alone.set()
         self.context = RequestContext(
@@ -130,9 +179,50 @@ class Process:
             stream_cost_event=True,
             heartbeat_s=scenario.heartbeat_s,
             limits=limits,
+            approvals=self.approvals,
+            waiting_room=WaitingRoom(WAITING_S),
         )
         self.requests = Requests(self.context)
         await self._use_configuration()
+
+    async def _open_vault(self, ledger: Ledger) -> None:
+        """As ``arbstr.assembly`` does, with wallets and a webhook that are the world's."""
+        account, rails = self.accounts.ref, Rails({rail: WayToWallet(self.world, self, rail) for rail in self._rails})
+        dice = random.Random(f"webhooks {self.world.scenario.seed} {self.number}")
+        transport = WayToWebhook(self.world, self)
+        payments = await self._supervised(lambda: Payments(ledger, account, rails))
+        self.approvals = await self._supervised(lambda: Approvals(ledger, account, payments))
+        self.webhooks = await self._supervised(lambda: Webhooks(ledger, TARGET, transport, dice))
+        self.vault = AccountsVault(
+            self.accounts,
+            cast("Store", self.ledger),  # only asked what any ledger is asked
+            payments,
+            self.approvals,
+            self.webhooks,
+            reservation_lease_s=self.world.scenario.reservation_lease_s,
+        )
+
+    @property
+    def _rails(self) -> tuple[str, ...]:
+        return self.world.scenario.rails
+
+    async def _supervised(self, make: Callable[[], TrioActor]) -> TrioActorRef[Any]:
+        refs: list[TrioActorRef[Any]] = []
+
+        def child() -> TrioActor:
+            actor = make()
+            refs.append(actor.actor_ref)
+            return actor
+
+        children = [ChildSpec("vault", child)]
+        supervisor = self.system.start(Supervisor, children, intensity=MAX_CRASHES, period_s=CRASH_PERIOD_S)
+        await supervisor.request(WhichChildren())
+        return refs[0]
+
+    def _wake_webhooks(self) -> None:
+        if self.webhooks is not None:
+            with suppress(ActorDeadError, InboxFull):
+                self.webhooks.tell(Wake())
 
     def _router(self) -> Router:
         scenario = self.world.scenario
@@ -202,9 +292,7 @@ class Process:
         if self.requests.in_flight or self.context.limits.in_flight:
             wrong.append(f"{self.requests.in_flight} requests, {self.context.limits.in_flight} places are still taken")
         wrong += [f"a body of {wire.provider} was never closed" for wire in self.wires if self._unclosed(wire)]
-        wrong += [
-            f"hold {hold.key} is open" for hold in self.world.books.holds.values() if hold.state is HoldState.OPEN
-        ]
+        wrong += [f"hold {key} is open" for key in self.world.open_holds()]
         return wrong
 
     @staticmethod

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 
-from attrs import frozen
+from attrs import field, frozen
 
+from arbstr.accounts import SetPolicy
 from arbstr.config import LimitsConfig, ProviderConfig, RoutingConfig
+from arbstr.sim import _vault_events as vault
 from arbstr.sim._events import KINDS, Event, Setting, draw_limits, draw_price
+from arbstr.sim._scripts import WebhookScript, draw_webhook_script
+from arbstr.wallets import CASHU, LIGHTNING
 
 
 @frozen
@@ -28,7 +32,15 @@ class Scenario:
     commit_s: float
     """What the disk takes for a batch."""
     actors_crash: float
-    """The chance of each message to an account or a provider's actor to take it down."""
+    """The chance of each message to an actor to take it down."""
+    policies: tuple[SetPolicy | None, ...] = ()
+    """Of each agent, to begin with; None: nobody has set one."""
+    rails: tuple[str, ...] = (LIGHTNING,)
+    webhook: WebhookScript = field(factory=WebhookScript)
+    reservation_lease_s: float = 60.0
+    """What another core holds is kept so long without a sign of life."""
+    idle_s: float = 600.0
+    """After which an account's actor ends for want of anything to do."""
 
     def story(self) -> list[str]:
         """In sentences."""
@@ -37,6 +49,8 @@ class Scenario:
         fragile = f"; actors fail at one of {1 / self.actors_crash:.0f} messages" if self.actors_crash else ""
         return [
             f"seed {self.seed}: agents with {money}; providers {names}{fragile}",
+            *[f"  the policy of agent {agent}: {vault.in_words(each)}" for agent, each in enumerate(self.policies)],
+            f"  wallets for {' and '.join(self.rails)}; {self.webhook.sentence()}",
             *[f"  {event.at_s:6.2f} s  {event.sentence()}" for event in self.events],
         ]
 
@@ -45,11 +59,15 @@ def draw(seed: int) -> Scenario:
     dice = random.Random(f"scenario {seed}")
     agents = dice.randrange(2, 5)
     providers = tuple([_draw_provider(dice, name) for name in ("p", "q", "r", "s")[: dice.randrange(1, 5)]])
-    setting = Setting(agents, tuple([config.name for config in providers]))
-    events = [one(dice, setting) for one, least, most in KINDS for _ in range(dice.randint(least, most))]
+    rails = dice.choice(((LIGHTNING,), (CASHU,), (LIGHTNING, CASHU), (LIGHTNING, CASHU)))
+    setting = Setting(agents, tuple([config.name for config in providers]), rails)
+    kinds = (*KINDS, *vault.KINDS)
+    events = [one(dice, setting) for one, least, most in kinds for _ in range(dice.randint(least, most))]
     return Scenario(
         seed=seed,
-        deposits_msat=tuple([dice.choice((500, 5_000, 100_000, 10_000_000)) for _ in range(agents)]),
+        deposits_msat=tuple(
+            [dice.choice((500, 5_000, 100_000, 100_000, 10_000_000, 10_000_000)) for _ in range(agents)]
+        ),
         providers=providers,
         events=tuple(sorted(events, key=lambda event: event.at_s)),
         routing=RoutingConfig(retries=dice.randrange(3), backoff_s=1.0, deadline_s=dice.choice((10.0, 60.0, 60.0))),
@@ -59,6 +77,11 @@ def draw(seed: int) -> Scenario:
         reserve_tokens=dice.choice((1, 20, 100)),
         commit_s=dice.choice((0.0, 0.005, 0.4)),
         actors_crash=dice.choice((0.0, 0.0, 0.0, 0.02)),
+        policies=tuple([None if dice.random() < 0.12 else vault.draw_policy(dice) for _ in range(agents)]),
+        rails=rails,
+        webhook=draw_webhook_script(dice),
+        reservation_lease_s=dice.choice((20.0, 60.0)),
+        idle_s=dice.choice((600.0, 8.0)),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sqlite3
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -87,6 +88,13 @@ class MemoryLedger:
             raise failure
         answered: A = answer
         return answered
+
+    async def read(self, function: Callable[[sqlite3.Connection], A]) -> A:
+        """Run a query over what is committed, like ``Store.read``. Raises StoreUnavailable."""
+        await trio.lowlevel.checkpoint()
+        if self.unreadable or self._crashed:
+            raise StoreUnavailable("the disk cannot be read, says the simulation")
+        return self._books.query(function)
 
     # Time
 

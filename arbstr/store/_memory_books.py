@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -578,10 +579,14 @@ class MemoryBooks:
 
     def check(self) -> CheckReport:
         """The rules of the database over the same rows."""
+        return self.query(check_books)
+
+    def query(self, function: Callable[[sqlite3.Connection], R]) -> R:
+        """What a function finds in a database with the same rows."""
         with contextlib.closing(create_in_memory()) as db:
             for table, table_rows in self.tables().items():
                 db.executemany(rows.insert(table, rows.COLUMNS[table]), table_rows)
-            return check_books(db)
+            return function(db)
 
     def answer(self, question: Question[A]) -> A:
         """Raises UnknownAgent where the question says so."""

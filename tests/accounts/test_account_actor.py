@@ -348,6 +348,23 @@ async def test_a_hold_is_resolved_by_its_lease_when_it_was_ended_with_an_absurd_
     assert world.check().spent_msat == 30
 
 
+@pytest.mark.parametrize("repeat", [Reserve("a", 100, "m", "", lease_s=20), Extend("a", 40, "", lease_s=20)])
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_lease_is_longer_when_its_core_says_what_is_so_already(
+    autojump_clock: Any, world: Any, clock_ns: None, repeat: Reserve | Extend, fresh: bool
+) -> None:
+    async with ActorSystem.run() as system:
+        ref = world.start(system)
+        await ref.request(Reserve("a", 100, "m", "", lease_s=20))
+        first_ns = world.hold("a").lease_ns
+        await trio.sleep(15)
+        if fresh:  # an account that has to read its books first
+            ref = world.start(system)
+        await ref.request(repeat)
+        assert world.hold("a").lease_ns == first_ns + 15 * 10**9
+        assert world.hold("a").amount_msat == 100
+
+
 # When the disk fails
 
 

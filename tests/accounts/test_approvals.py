@@ -10,8 +10,8 @@ import trio
 from attrs import evolve
 from trio.testing import wait_all_tasks_blocked
 
-from arbstr.accounts import resolve_orphans
-from arbstr.accounts._approvals import Resolve, WaitFor, request_approval
+from arbstr.accounts import SendPayment, resolve_orphans
+from arbstr.accounts._approvals import LOOK_S, Resolve, WaitFor, request_approval
 from arbstr.accounts._messages import Describe, Freeze, MintBudget, Release, Reserve, RevokeBudget, Settle
 from arbstr.accounts._payment_messages import Decide, RequestApproval
 from arbstr.errors import BillingRefused, NotFound
@@ -652,3 +652,21 @@ async def test_the_money_is_held_spent_or_back_when_the_process_dies_anywhere_on
         rig.check()
         at += 1
     assert places >= 8  # before and after each of the four commits
+
+
+@pytest.mark.parametrize("waited_s", [1, 12, 25])
+async def test_an_approval_expires_within_a_look_when_the_clock_jumps_over_its_end(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, waited_s: int
+) -> None:
+    ahead_s = 0
+    monkeypatch.setattr("time.time_ns", lambda: virtual_ns() + ahead_s * 10**9)
+    rig = Rig.new(**{**ASKED, "approval_timeout_ms": 30_000})
+    async with rig.run() as world:
+        row = await world.payments.request(SendPayment(rig.agent_id, 20_000, "somewhere", wait_s=0))
+        assert row.approval_id is not None
+        await trio.sleep(waited_s)
+        ahead_s = 3_600
+        await trio.sleep(LOOK_S + 1)
+        assert rig.approval(row.approval_id).status is ApprovalStatus.TIMED_OUT
+    assert rig.account().held_msat == 0
+    rig.check()

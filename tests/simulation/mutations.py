@@ -315,7 +315,7 @@ def round_a_cost_down(patch: Patch) -> None:
     patch.setattr(_record.Consumption, "cost_msat", property(cost_msat))
 
 
-MUTATIONS: tuple[Mutation, ...] = (
+OF_REQUESTS: tuple[Mutation, ...] = (
     settle_twice,
     forget_the_hold_on_cancel,
     forget_the_hold_on_a_stop,

@@ -11,6 +11,7 @@ import pytest
 from arbstr.sim import _seams
 from arbstr.sim.__main__ import main
 from arbstr.sim._events import KINDS, Setting
+from arbstr.sim._vault_events import KINDS as OF_THE_VAULT
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text("utf-8")
 
@@ -22,8 +23,8 @@ def table(heading: str) -> list[str]:
 
 
 def test_every_kind_of_event_is_in_the_manual_and_no_other() -> None:
-    dice, setting = random.Random(1), Setting(2, ("p", "q"))
-    drawn = {type(draw(dice, setting)).__name__ for draw, _, _ in KINDS for _ in range(50)}
+    dice, setting = random.Random(1), Setting(2, ("p", "q"), ("lightning",))
+    drawn = {type(draw(dice, setting)).__name__ for draw, _, _ in (*KINDS, *OF_THE_VAULT) for _ in range(50)}
     assert set(re.findall(r"`(\w+)`", " ".join(table("What a seed draws")))) == drawn
 
 

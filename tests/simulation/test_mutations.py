@@ -1,16 +1,20 @@
-"""That the simulation bites: every defect of ``mutations`` is found within 200 seeds."""
+"""That the simulation bites: every defect of the lists of mutations is found within 200 seeds."""
 
 from __future__ import annotations
 
 import pytest
 
 from arbstr.sim import draw, run
-from tests.simulation.mutations import MUTATIONS, Mutation
+from tests.simulation.core_mutations import OF_TWO_PROCESSES
+from tests.simulation.mutations import OF_REQUESTS, Mutation
+from tests.simulation.vault_mutations import OF_THE_VAULT
 
 SEEDS = 200
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+@pytest.mark.parametrize(
+    "mutation", [*OF_REQUESTS, *OF_THE_VAULT, *OF_TWO_PROCESSES], ids=lambda mutation: mutation.__name__
+)
 def test_a_defect_is_found_within_200_seeds(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation(monkeypatch)
     found = next((report for report in (run(draw(seed)) for seed in range(SEEDS)) if report.wrong), None)

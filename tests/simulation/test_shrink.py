@@ -55,7 +55,7 @@ def test_the_command_tells_the_story_and_ends_with_1_when_a_law_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release_what_was_delivered(monkeypatch)
-    assert main(["--seeds", "25", "--jobs", "1"]) == 1
+    assert main(["--seeds", "10", "--jobs", "1"]) == 1
     said = capsys.readouterr().out
     assert "is wrong:" in said
     assert "agent" in said

@@ -21,6 +21,7 @@ from arbstr.store import (
     BearerRow,
     BudgetRow,
     Change,
+    DeadEvents,
     DropRemoteHold,
     DueEvents,
     DuplicateKey,
@@ -28,7 +29,9 @@ from arbstr.store import (
     EventRow,
     EventState,
     FindApproval,
+    FindBudget,
     FindDeposit,
+    FindEvent,
     FindHold,
     FindPayment,
     Frozen,
@@ -42,12 +45,14 @@ from arbstr.store import (
     PaymentState,
     PendingApprovals,
     PolicyRow,
+    ReadAccount,
     ReceiptOnly,
     RemoteHoldRow,
     RemoteHolds,
     RemoteHoldState,
     Store,
     StoreError,
+    TokensOf,
     UnfinishedPayments,
 )
 from arbstr.store._rows import COLUMNS
@@ -68,8 +73,15 @@ rows_beside = st.one_of(
         agents,
         st.integers(0, 6),
         st.none() | amounts,
+        st.none() | amounts,
+        max_fee_msat=moments,
+        approval_timeout_ms=st.sampled_from([None, 30_000]),
+        alert_floor_msat=moments,
         models=st.sampled_from([(), ("m", "n")]),
+        max_holds=moments,
+        set_by_operator=st.booleans(),
         effective_ns=st.integers(0, 40),
+        created_ns=st.integers(0, 40),
     ),
     st.builds(
         BudgetRow,
@@ -78,6 +90,8 @@ rows_beside = st.one_of(
         st.just("part"),
         amounts,
         small,
+        models=st.sampled_from([(), ("m", "n")]),
+        max_holds=st.sampled_from([None, 1, -1]),
         expires_ns=moments,
         revoked_ns=moments,
     ),
@@ -88,6 +102,7 @@ rows_beside = st.one_of(
         agents,
         st.just(""),
         st.none() | st.sampled_from(["bu_1", "bu_2"]),
+        expires_ns=moments,
         revoked_ns=moments,
     ),
     st.builds(
@@ -102,6 +117,8 @@ rows_beside = st.one_of(
         small,
         small,
         moments,
+        st.sampled_from([None, "operator"]),
+        st.sampled_from([None, "too much"]),
     ),
     st.builds(
         PaymentRow,
@@ -115,6 +132,11 @@ rows_beside = st.one_of(
         st.none() | st.sampled_from(["k", "l"]),
         small,
         st.none() | small,
+        rail=st.sampled_from(["lightning", "cashu"]),
+        error=st.sampled_from([None, "no_route"]),
+        approval_id=st.sampled_from([None, "apr_1"]),
+        settled_ns=moments,
+        fingerprint=st.sampled_from(["", "f"]),
     ),
     st.builds(
         EventRow,
@@ -220,7 +242,7 @@ class LedgersAgree(RuleBasedStateMachine):
         agent_id=agents,
         key=keys,
         amount=amounts,
-        kind=st.sampled_from(["request", "request", "payment", "gift"]),
+        kind=st.sampled_from(["request", "request", "payment", "withdrawal", "gift"]),
         budget_id=st.sampled_from([None, None, "bu_1"]),
         rows=st.lists(rows_beside, max_size=2),
     )
@@ -228,11 +250,38 @@ class LedgersAgree(RuleBasedStateMachine):
         maker = self.makers[agent_id]
         self.add(maker.reserve(key, amount, tuple(rows), kind=kind, budget_id=budget_id))
 
-    @rule(agent_id=agents, key=keys, charge=small, at_ns=st.integers(1, 40))
-    def end(self, agent_id: str, key: str, charge: int, at_ns: int) -> None:
+    @rule(
+        agent_id=agents,
+        key=keys,
+        charge=small,
+        at_ns=st.integers(1, 40),
+        rows=st.lists(rows_beside, max_size=2),
+    )
+    def end(self, agent_id: str, key: str, charge: int, at_ns: int, rows: list[Any]) -> None:
         maker = self.makers[agent_id]
         if key in maker.holds:
-            self.add(maker.end(key, charge, at_ns))
+            theirs = [evolve(row, agent_id=agent_id) for row in rows]
+            self.add(maker.end(key, charge, at_ns, tuple(theirs)))
+
+    @rule(
+        number=ids,
+        states=st.lists(st.sampled_from(PaymentState), min_size=1, max_size=4),
+        status=st.sampled_from(ApprovalStatus),
+        budget_ns=moments,
+    )
+    def live(self, number: str, states: list[PaymentState], status: ApprovalStatus, budget_ns: int | None) -> None:
+        """A payment through some of its states, rightly or not, its approval, and the end of a budget."""
+        maker = self.makers["ag_a"]
+        for at_ns, state in enumerate(states):
+            payment = PaymentRow(f"tx_{number}", "ag_a", "payment", 5, state, 1, at_ns, f"key {number}")
+            self.add(maker.note(f"note {next(self.numbers)}", payment))
+        resolved_ns = None if status is ApprovalStatus.PENDING else 4
+        approval = ApprovalRow(
+            f"apr_{number}", "ag_a", "payment", f"tx_{number}", 5, None, status, 1, 9, resolved_ns, "operator"
+        )
+        self.add(maker.note(f"note {next(self.numbers)}", approval))
+        budget = BudgetRow(f"bu_{number}", "ag_a", "part", 50, len(states), revoked_ns=budget_ns)
+        self.add(maker.note(f"note {next(self.numbers)}", budget))
 
     @rule(hold=remote_holds, filed=st.booleans())
     def keep_remote(self, hold: RemoteHoldRow, filed: bool) -> None:
@@ -282,9 +331,13 @@ class LedgersAgree(RuleBasedStateMachine):
     def ask(self, now_ns: int, key: str, number: str) -> None:
         for question in (
             *(LoadAccount(agent_id, now_ns) for agent_id in AGENTS),
+            *(ReadAccount(agent_id) for agent_id in AGENTS),
+            *(TokensOf(agent_id) for agent_id in AGENTS),
             ListAgents(),
             ActiveTokens(),
             FindHold(key=key),
+            FindHold(hold_id=f"tx_{key}"),
+            FindBudget(f"bu_{number}"),
             FindDeposit(key),
             FindPayment(f"tx_{number}"),
             FindPayment(agent_id="ag_a", key="k"),
@@ -294,6 +347,10 @@ class LedgersAgree(RuleBasedStateMachine):
             UnfinishedPayments(),
             PendingApprovals(),
             DueEvents(now_ns, 2),
+            DueEvents(None, 2),
+            DeadEvents(2),
+            DeadEvents(2, f"evt_{number}"),
+            FindEvent(f"evt_{number}"),
             RemoteHolds(RemoteHoldState.OPEN),
             RemoteHolds(RemoteHoldState.ENDING),
         ):
