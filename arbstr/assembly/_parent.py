@@ -135,10 +135,11 @@ class Parent:
                     print(announcement(self._addresses, self.config, self._demo_of()), flush=True)  # noqa: T201
                     self._leave_word(ReloadOutcome(self._generation, os.getpid(), time.time_ns()))
                 while not (self._stopping or self._given_up):
-                    self._turn(None)
                     if self._reload_wanted:
                         self._reload_wanted = False
                         self._reload()
+                    else:
+                        self._turn(None)
             finally:
                 self._stop_all()
         return EXIT_CODE if self._given_up else 0
@@ -324,7 +325,9 @@ class Parent:
     def _hear(self, child: _Child) -> None:
         try:
             data = child.control.recv(RECEIVE_BYTES)
-            messages = [message for payload in child.reader.feed(data) for _, message in FROM_CHILD.decode(payload)]
+            for payload in child.reader.feed(data):
+                for _, message in FROM_CHILD.decode(payload):
+                    self._take(child, message)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -332,10 +335,9 @@ class Parent:
             return
         except (OSError, Malformed, FrameTooLong) as error:
             logger.error("%s does not speak as agreed: %s", child.name, error)
+            child.deaf = True
             self._kill(child)
             return
-        for message in messages:
-            self._take(child, message)
         if not data:
             child.deaf = True  # it ends, and is reaped when it has
 
