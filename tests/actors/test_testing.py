@@ -477,7 +477,7 @@ def test_other_systems_are_spared_when_faults_are_installed_in_one() -> None:
         with faults.installed(system):
             assert other.start(Touchy).ask("passes", timeout=10) == "passes"
             with pytest.raises(AskTimeout):
-                system.start(Touchy).ask("lost", timeout=0.01)
+                system.start(Touchy).ask("lost", timeout=0.5)  # long enough for it to be begun with
             with pytest.raises(RuntimeError, match="already"), Faults(2).installed(system):
                 pass
         assert system.start(Touchy).ask("passes", timeout=10) == "passes"
