@@ -164,8 +164,23 @@ def with_member(body: bytes, key: str, value: str) -> bytes:
 
     Whatever is not a JSON object is given back as it is.
     """
+    if key.isidentifier() and key.isascii() and key.encode() not in body and b"\\u" not in body:
+        return _with_new_member(body, key, value)
     read = read_object(body)
     if read is None:
         return body
     text, at, found = read
     return encode(apply_edits(text, set_member(found, at, key, dumps_text(value))))
+
+
+def _with_new_member(body: bytes, key: str, value: str) -> bytes:
+    """The same where ``key`` cannot be there, escaped or not: no need to know where the members stand."""
+    at = body.find(b"{") + 1
+    try:
+        found = LENIENT.decode(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(found, dict):
+        return body
+    comma = "," if found else ""
+    return b"".join((body[:at], encode(f"{dumps_text(key)}:{dumps_text(value)}{comma}"), body[at:]))
