@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 HEADER_TEXT_MAX = 200
@@ -94,6 +95,7 @@ class Headers:
         return value.decode("ascii") if value is not None and _PRINTABLE.fullmatch(value) else None
 
 
+@lru_cache(1_024)
 def is_loopback(host: str) -> bool:
     """Whether a peer's numeric address is this machine, also as IPv4 within IPv6."""
     try:

@@ -126,6 +126,7 @@ class RequestActor(TrioActor):
 
     def on_stop(self) -> None:
         self._stay.end()
+        self._life.let_go()
 
     def on_failure(
         self,
@@ -134,6 +135,7 @@ class RequestActor(TrioActor):
         traceback: TracebackType | None,
     ) -> None:
         self._stay.end()
+        self._life.let_go()
 
     def on_receive(self, message: Any) -> None:
         match message:
