@@ -12,7 +12,20 @@ from typing import TypeVar
 
 import trio
 
-from bench import actors, crash, first, ledger, price_history, regret, replay
+from bench import (
+    actors,
+    check,
+    crash,
+    gateway,
+    ledger,
+    peers,
+    price_history,
+    profile,
+    programs,
+    regret,
+    replay,
+    soak,
+)
 from bench.prices import DEFAULT_FAMILY, PriceListError
 from bench.process import ChildFailed
 from bench.trace import TraceError
@@ -29,9 +42,6 @@ def parser() -> argparse.ArgumentParser:
     crash_verb = verbs.add_parser("crash", help="kill arbstr under load, restart it, check its books")
     crash_verb.add_argument("--times", type=_positive, default=10)
     crash_verb.add_argument("--seed", type=int, default=1)
-    first_verb = verbs.add_parser("first", help="CPU per request beside a plain reverse proxy")
-    first_verb.add_argument("--requests", type=_positive, default=first.FirstOptions().requests)
-    first_verb.add_argument("--rounds", type=_positive, default=first.FirstOptions().rounds)
     actors_verb = verbs.add_parser("actors", help="an actor beside Pykka's on threads and beside bare channels")
     actors_verb.add_argument("--rounds", type=_positive, default=actors.ActorsOptions().rounds)
     actors_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual number of operations")
@@ -43,7 +53,34 @@ def parser() -> argparse.ArgumentParser:
     ledger_verb = verbs.add_parser("ledger", help="reserve and settle through account actors, by rows and by agents")
     ledger_verb.add_argument("--rounds", type=_positive, default=ledger.LedgerOptions().rounds)
     ledger_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual pairs, rows and agents")
-    for verb in (crash_verb, first_verb, actors_verb, ledger_verb, history_verb, regret_verb):
+    _gateway_options(gateway_verb := verbs.add_parser("gateway", help="what each gateway adds, side by side"))
+    _profile_options(profile_verb := verbs.add_parser("profile", help="where the CPU of a request goes in arbstr"))
+    soak_verb = verbs.add_parser("soak", help="a long mixed load, with everything watched that could grow")
+    soak_verb.add_argument("--requests", type=_positive, default=soak.SoakOptions().requests)
+    soak_verb.add_argument("--connections", type=_positive, default=soak.SoakOptions().connections)
+    soak_verb.add_argument("--durability", choices=("full", "process"), default=soak.SoakOptions().durability)
+    soak_verb.add_argument("--plot", type=Path, metavar="FILE.png")
+    check_verb = verbs.add_parser("check", help="fail when a request has become dearer than the stored ratios say")
+    check_verb.add_argument("--rounds", type=_positive, default=check.CheckOptions().rounds)
+    check_verb.add_argument("--seconds", type=_above_zero, default=check.CheckOptions().seconds, help="of plain load")
+    check_verb.add_argument("--streams", type=_positive, default=check.CheckOptions().streams, help="per round")
+    check_verb.add_argument("--ratios", type=Path, metavar="FILE", default=check.RATIOS)
+    check_verb.add_argument("--store", action="store_true", help="write the ratios instead of judging by them")
+    peers_verb = verbs.add_parser("peers", help="install what the gateway verb compares with, or list it")
+    peers_verb.add_argument("--install", nargs="+", choices=tuple(programs.PEERS), default=[], metavar="NAME")
+    peers_verb.add_argument("--into", type=Path, default=gateway.PEERS_FOLDER, metavar="DIR")
+    for verb in (
+        check_verb,
+        soak_verb,
+        peers_verb,
+        gateway_verb,
+        profile_verb,
+        crash_verb,
+        actors_verb,
+        ledger_verb,
+        history_verb,
+        regret_verb,
+    ):
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return top
 
@@ -65,7 +102,30 @@ def _replay_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--budget-sats", type=_positive, default=plain.budget_sats)
     verb.add_argument("--concurrency", type=_positive, default=plain.concurrency)
     verb.add_argument("--bound-s", type=_above_zero, help="stop after this long, whatever is still open")
+    verb.add_argument("--plot", type=Path, metavar="FILE.png")
     verb.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+
+
+def _gateway_options(verb: argparse.ArgumentParser) -> None:
+    plain = gateway.GatewayOptions()
+    verb.add_argument("--programs", nargs="+", choices=gateway.CHOICES, default=list(plain.programs), metavar="NAME")
+    verb.add_argument("--cells", nargs="+", choices=gateway.CELLS, default=list(plain.cells), metavar="CELL")
+    verb.add_argument("--peers", type=Path, default=plain.peers, metavar="DIR", help="where they are installed")
+    verb.add_argument("--rounds", type=_positive, default=plain.rounds)
+    verb.add_argument("--seconds", type=_above_zero, default=plain.seconds, help="of plain load per round")
+    verb.add_argument("--streams", type=_positive, default=plain.streams, help="per round")
+    verb.add_argument("--open-streams", type=_positive, default=plain.open_streams)
+    verb.add_argument("--plot", type=Path, metavar="FILE.png")
+
+
+def _profile_options(verb: argparse.ArgumentParser) -> None:
+    plain = profile.ProfileOptions()
+    verb.add_argument("--load", choices=tuple(profile.LOADS), default=plain.load)
+    verb.add_argument("--seconds", type=_above_zero, default=plain.seconds)
+    verb.add_argument("--rate-hz", type=_positive, default=plain.rate_hz, help="samples per second")
+    verb.add_argument("--durability", choices=("full", "process"), default=plain.durability)
+    verb.add_argument("--connections", type=_positive, help="default: 32, or 16 streams")
+    verb.add_argument("--flame", type=Path, metavar="FILE.svg", help="write a flame graph")
 
 
 def _positive(text: str) -> int:
@@ -93,9 +153,18 @@ def _checked(value: T, right: bool, expected: str) -> T:
 def verb_of(arguments: argparse.Namespace) -> Verb:
     """What to run for a parsed command line."""
     options = dict(vars(arguments))
-    verb, json_file = options.pop("verb"), options.pop("json")
-    if verb == "replay":
-        return partial(replay.main, replay.ReplayOptions(**options), json_file)
+    verb, json_file, plot = options.pop("verb"), options.pop("json"), options.pop("plot", None)
+    if verb == "gateway":
+        options["programs"], options["cells"] = tuple(options["programs"]), tuple(options["cells"])
+        return partial(gateway.main, gateway.GatewayOptions(**options), json_file, plot)
+    if verb == "check":
+        return partial(check.main, check.CheckOptions(**options), json_file)
+    if verb == "soak":
+        return partial(soak.main, soak.SoakOptions(**options), json_file, plot)
+    if verb == "peers":
+        return partial(peers.main, options["install"], options["into"], json_file)
+    if verb == "profile":
+        return partial(profile.main, profile.ProfileOptions(**options), json_file)
     if verb == "crash":
         return partial(crash.main, options["times"], options["seed"], json_file)
     if verb == "price-history":
@@ -106,7 +175,7 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
         return partial(ledger.main, ledger.LedgerOptions(**options), json_file)
     if verb == "regret":
         return partial(regret.main, regret.RegretOptions(**options), json_file)
-    return partial(first.main, first.FirstOptions(**options), json_file)
+    return partial(replay.main, replay.ReplayOptions(**options), json_file, plot)
 
 
 async def _until_signal(verb: Verb) -> int:

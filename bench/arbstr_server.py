@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -24,6 +26,9 @@ class Arbstr:
     providers: Sequence[ProviderEntry]
     durability: str = "full"
     model: str = MODEL
+    max_requests: int = 1_000
+    admin_token: str = field(factory=partial(secrets.token_hex, 16))
+    """Bearer that may see everything, ``GET /metrics`` too."""
     token: str = field(default="", init=False)
     _starts: int = field(default=0, init=False)
 
@@ -37,7 +42,14 @@ class Arbstr:
 
     async def create(self, budget_sats: int) -> None:
         """Write the configuration and make the one agent with that deposit. Raises ChildFailed."""
-        text = config_text(self.providers, database=self.database, durability=self.durability, model=self.model)
+        text = config_text(
+            self.providers,
+            database=self.database,
+            durability=self.durability,
+            model=self.model,
+            max_requests=self.max_requests,
+            admin_token=self.admin_token,
+        )
         self._write_config(text)
         output = await self._command("agents", "add", AGENT, "--deposit", str(budget_sats))
         fields = output.strip().splitlines()[-1].split("\t") if output.strip() else []
@@ -63,9 +75,9 @@ class Arbstr:
             return done.stdout.decode()
         raise ChildFailed(f"`arbstr {' '.join(words)}` did not end within {COMMAND_S:g} s")
 
-    def server(self) -> Child:
+    def server(self, port: int = 0) -> Child:
         """The server process, not yet started; its output goes to a file of its own."""
         self._starts += 1
         log = self.directory / f"serve-{self._starts:03d}.log"
-        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", "127.0.0.1:0"]
+        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", f"127.0.0.1:{port}"]
         return Child(command, log, ends_with=frozenset((0,)))

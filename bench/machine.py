@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -15,6 +16,11 @@ def facts() -> dict[str, str | int]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of arbstr and of the packages that its speed depends on."""
+    return {name: version(name) for name in ("arbstr", "httptools", "httpx", "hypercorn", "trio")}
 
 
 def _cpu_model() -> str:

@@ -101,6 +101,7 @@ class ProviderEntry:
     input_rate: str
     output_rate: str
     breaker_open_s: float = BREAKER_OPEN_S
+    max_concurrent: int = 256
 
 
 def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEntry]:
@@ -109,18 +110,28 @@ def entries(market: Sequence[MockProvider], *, speed: float) -> list[ProviderEnt
     return [ProviderEntry(p.name, p.url, str(p.host.input_rate), str(p.host.output_rate), open_s) for p in market]
 
 
-def config_text(providers: Sequence[ProviderEntry], *, database: Path, durability: str, model: str = MODEL) -> str:
+def config_text(
+    providers: Sequence[ProviderEntry],
+    *,
+    database: Path,
+    durability: str,
+    model: str = MODEL,
+    max_requests: int = 1_000,
+    admin_token: str = "",
+) -> str:
     """A configuration file: accounts on, these providers, quiet logs. Rates are sats per 1,000,000 tokens."""
+    admin = f'\nadmin_token = "{admin_token}"' if admin_token else ""
     head = [
         f'rate_unit = "{RATE_UNIT}"',
-        '[server]\nlisten = "127.0.0.1:0"',
+        f'[server]\nlisten = "127.0.0.1:0"\nmax_requests = {max_requests}' + admin,
         f'[database]\npath = {json.dumps(str(database))}\ndurability = "{durability}"',
         "[vault]",
         '[logging]\nlevel = "warning"',
     ]
     tables = [
         f"[[providers]]\nname = {json.dumps(p.name)}\nurl = {json.dumps(p.url)}\nmodels = [{json.dumps(model)}]\n"
-        f"input_rate = {p.input_rate}\noutput_rate = {p.output_rate}\nbreaker_open_s = {p.breaker_open_s:.3f}"
+        f"input_rate = {p.input_rate}\noutput_rate = {p.output_rate}\nbreaker_open_s = {p.breaker_open_s:.3f}\n"
+        f"max_concurrent = {p.max_concurrent}"
         for p in providers
     ]
     return "\n\n".join(head + tables) + "\n"

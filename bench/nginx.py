@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import socket
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import trio
-
-from bench.process import Child, ChildFailed
-
 BINARIES = ("nginx", "/usr/sbin/nginx")
-START_S = 10.0
 
 
-def binary() -> str | None:
-    """The installed nginx, if there is one."""
-    return next((found for name in BINARIES if (found := shutil.which(name))), None)
+def binary(folder: Path | None = None) -> str | None:
+    """The nginx unpacked in that folder, else the installed one, if there is one."""
+    unpacked = [] if folder is None else [str(folder / "usr" / "sbin" / "nginx")]
+    return next((found for name in (*unpacked, *BINARIES) if (found := shutil.which(name))), None)
+
+
+def version(program: str) -> str:
+    """As it says itself, "1.22.1"."""
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
+    return said.partition("nginx/")[2].split()[0] if "nginx/" in said else ""
 
 
 def config_text(directory: Path, port: int, upstream: str) -> str:
@@ -29,7 +31,7 @@ def config_text(directory: Path, port: int, upstream: str) -> str:
 master_process off;
 pid {directory}/nginx.pid;
 error_log stderr crit;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
 {temporary}
@@ -49,27 +51,8 @@ http {{
 """
 
 
-def child(program: str, directory: Path, upstream: str) -> tuple[Child, str]:
-    """The process, not yet started, and the address that it will have."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def command(program: str, directory: Path, port: int, upstream: str) -> list[str]:
+    """Write the configuration; the words that start it."""
     config = directory / "nginx.conf"
     config.write_text(config_text(directory, port, upstream))
-    command = [program, "-p", str(directory), "-c", str(config), "-e", "stderr"]
-    return Child(command, directory / "nginx.log"), f"http://127.0.0.1:{port}"
-
-
-async def wait_until_up(server: Child, address: str) -> None:
-    """nginx does not say where it listens, so try. Raises ChildFailed."""
-    port = urlsplit(address).port or 0
-    with trio.move_on_after(START_S):
-        while server.process.poll() is None:
-            try:
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-            except OSError:
-                await trio.sleep(0.02)
-            else:
-                await stream.aclose()
-                return
-    raise ChildFailed(f"nginx did not come up{server.tail()}")
+    return [program, "-p", str(directory), "-c", str(config), "-e", "stderr"]

@@ -9,9 +9,11 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +23,7 @@ from attrs import define, field
 
 START_S, STOP_S = 30.0, 30.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ADDRESS = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -43,6 +46,8 @@ class Child:
     stop_s: float = STOP_S
     ends_with: frozenset[int] = frozenset((0, -signal.SIGTERM))
     """Exit codes that are right after SIGTERM."""
+    environment: Mapping[str, str] = field(factory=dict)
+    """Beside that of the bench."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
@@ -57,7 +62,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **self.environment},
                 preexec_fn=_die_with_parent,
             )
 
@@ -93,6 +98,13 @@ class Child:
                 await trio.sleep(0.01)
         raise ChildFailed(f"did not listen within {within_s:g} s{self.tail()}")
 
+    async def says(self, text: str, within_s: float) -> bool:
+        """Wait until that is in the output; False when it ends or takes too long without."""
+        with trio.move_on_after(within_s):
+            while text not in self.output() and self.process.poll() is None:  # noqa: ASYNC110 - a file wakes nobody
+                await trio.sleep(0.02)
+        return text in self.output()
+
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -101,9 +113,30 @@ class Child:
         return "\n  " + "\n  ".join([" ".join(self.command[:4]) + " ...", *last])
 
     def cpu_s(self) -> float:
-        """User and system seconds of all its threads so far; 10 ms steps."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        """User and system seconds so far of all its threads, and of all processes below it; 10 ms steps."""
+        return sum(ticks for ticks, _ in self._tree()) / TICKS_PER_S
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the process and of all below it; what they share counts for each."""
+        return sum(pages for _, pages in self._tree()) * PAGE_BYTES
+
+    def open_files(self) -> int:
+        """File descriptors of the process itself."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def _tree(self) -> list[tuple[int, int]]:
+        """Ticks (those of ended children too) and resident pages, of the process and all below it."""
+        stats = _process_table()
+        below = {self.pid}
+        while more := {pid for pid, (parent, _, _) in stats.items() if parent in below} - below:
+            below |= more
+        return [stats[pid][1:] for pid in below if pid in stats]
+
+    async def wait(self) -> int:
+        """Until it ends by itself; its exit code."""
+        if self.process.poll() is None:
+            await self._wait()
+        return self.process.returncode
 
     async def stop(self) -> None:
         """SIGTERM and wait; SIGKILL when that takes longer than ``stop_s``. Raises ChildFailed unless it ended as it
@@ -135,6 +168,24 @@ class Child:
         self.process.kill()
         with trio.CancelScope(shield=True):
             await self._wait()
+
+
+def _process_table() -> dict[int, tuple[int, int, int]]:
+    """Parent, ticks of CPU and resident pages of every process, by its id (proc(5))."""
+    table = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # it has ended meanwhile
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                table[int(folder.name)] = (int(fields[1]), sum(map(int, fields[11:15])), int(fields[21]))
+    return table
+
+
+def free_port() -> int:
+    """Of 127.0.0.1, a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def arbstr_command() -> list[str]:

@@ -12,16 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from arbstr.units import format_sats
+from bench import machine
 from bench.report import FixedProvider, Latency, ReplayReport
 
 PIPE_WIDTH = 120
 
 
 def write_json(path: Path, kind: str, facts: Mapping[str, object], report: object) -> None:
-    """One object: ``bench`` (the verb), ``setup`` and ``report``. msat are JSON integers."""
+    """One object: ``bench`` (the verb), ``setup`` with the versions of what was measured with, and ``report``. msat are
+    JSON integers."""
     if not attrs.has(type(report)):
         raise TypeError(f"a report must be an attrs class, got {type(report).__name__}")
-    document = {"bench": kind, "setup": dict(facts), "report": attrs.asdict(report)}  # type: ignore[arg-type]  # checked above
+    document = {"bench": kind, "setup": {**facts, "versions": machine.versions()}, "report": attrs.asdict(report)}  # type: ignore[arg-type]  # checked above
     path.write_text(json.dumps(document, indent=2, default=str) + "\n")
 
 

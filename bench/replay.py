@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from attrs import asdict, frozen
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from bench import load, machine, money, render
+from bench import load, machine, money, plots, render
 from bench.arbstr_server import Arbstr
-from bench.client import Ask, Target
+from bench.client import Ask, Outcome, Target
 from bench.market import MODEL, MockProvider, build_market, entries, longest_pace_s
 from bench.prices import DEFAULT_FAMILY, generate_prices, read_prices, spread
 from bench.report import ReplayReport, summarise, told_msat
@@ -64,18 +65,26 @@ def market_of(options: ReplayOptions) -> list[MockProvider]:
     return build_market(hosts, speed=options.speed, seed=options.seed)
 
 
-async def replay(options: ReplayOptions) -> ReplayReport:
+Keep = Callable[[Sequence[Outcome]], None]
+"""Called with all outcomes, of which a report keeps only sums."""
+
+
+async def replay(options: ReplayOptions, keep: Keep = lambda outcomes: None) -> ReplayReport:
     """Replay against a given or an own arbstr. Raises ChildFailed, TraceError, PriceListError."""
     arrivals = arrivals_of(options)
     asks = load.asks_of(arrivals, stream_share=options.stream_share, seed=options.seed)
     times_s = [arrival.t_s / options.speed for arrival in arrivals]
     if options.url is not None:
         target = Target.of(options.url, options.model, options.token)
-        return summarise(await _offer(target, asks, times_s, options), None)
-    return await _replay_own(options, asks, times_s)
+        offered = await _offer(target, asks, times_s, options)
+        keep(offered.outcomes)
+        return summarise(offered, None)
+    return await _replay_own(options, asks, times_s, keep)
 
 
-async def _replay_own(options: ReplayOptions, asks: Sequence[Ask], times_s: Sequence[float]) -> ReplayReport:
+async def _replay_own(
+    options: ReplayOptions, asks: Sequence[Ask], times_s: Sequence[float], keep: Keep
+) -> ReplayReport:
     market = market_of(options)
     with tempfile.TemporaryDirectory(prefix="arbstr-bench-") as directory:
         arbstr = Arbstr(Path(directory), entries(market, speed=options.speed), options.durability)
@@ -85,6 +94,7 @@ async def _replay_own(options: ReplayOptions, asks: Sequence[Ask], times_s: Sequ
             before = server.cpu_s()
             result = await _offer(target, asks, times_s, options)
             cpu_s = server.cpu_s() - before
+        keep(result.outcomes)
         books = money.check(arbstr.database, told_msat(result.outcomes))
     return summarise(result, market, server_cpu_s=cpu_s, money=books)
 
@@ -118,9 +128,11 @@ def _progress(total: int) -> Iterator[load.Progress]:
         yield lambda done: bar.update(task, completed=done)
 
 
-async def main(options: ReplayOptions, json_file: Path | None) -> int:
-    """The verb: replay, print, write. Exit code 1 when the books are wrong or a failure was avoidable."""
-    report = await replay(options)
+async def main(options: ReplayOptions, json_file: Path | None, plot: Path | None = None) -> int:
+    """The verb: replay, print, write, draw. Exit code 1 when the books are wrong or a failure was avoidable."""
+    if plot is not None:
+        plots.require()
+    report = await (replay(options) if plot is None else replay(options, partial(plots.replay, plot)))
     render.print_replay(report, render.console())
     if json_file is not None:
         setup = {**machine.facts(), **_public(options)}

@@ -1,7 +1,7 @@
 """What does passing through cost, with nothing else done? Hypercorn on Trio in front, httpx behind, bytes as they come.
 
-Run as ``python -m bench.reverse_proxy --upstream URL``. The yardstick for ``python -m bench first``: no accounts, no
-prices, no retries, no logs.
+Run as ``python -m bench.reverse_proxy --upstream URL``. The yardstick of the bench: no accounts, no prices, no
+retries, no logs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-CONNECTIONS = 256
+CONNECTIONS = 4_096
 DROPPED = frozenset({b"connection", b"transfer-encoding", b"keep-alive", b"host"})
 """Headers that belong to one hop."""
 
@@ -71,10 +71,10 @@ async def _lifespan(receive: Any, send: Any) -> None:
             return
 
 
-async def proxy(upstream: str) -> None:
-    """Listen on a free port of 127.0.0.1 and say which."""
+async def proxy(upstream: str, port: int) -> None:
+    """Listen on that port of 127.0.0.1, a free one for 0, and say which."""
     config = Config()
-    config.bind = ["127.0.0.1:0"]
+    config.bind = [f"127.0.0.1:{port}"]
     config.errorlog = None
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     async with (
@@ -88,7 +88,9 @@ async def proxy(upstream: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reverse_proxy", description=__doc__)
     parser.add_argument("--upstream", required=True, help="where to send requests, http://HOST:PORT")
-    trio.run(proxy, parser.parse_args().upstream)
+    parser.add_argument("--port", type=int, default=0, help="where to listen; 0: a free one")
+    arguments = parser.parse_args()
+    trio.run(proxy, arguments.upstream, arguments.port)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What answers behind every proxy under test? An OpenAI-compatible answerer on raw Trio sockets, plain and SSE.
+"""What answers as a provider does? An OpenAI-compatible answerer on raw Trio sockets, plain and SSE.
 
 Run as ``python -m bench.upstream``. It answers with exactly ``max_tokens`` tokens; a stream carries one token per
 event, one event per write, ``--gap-ms`` apart, so that a proxy has to pass on each by itself.
@@ -81,9 +81,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def token_event(call: Call) -> bytes:
+def token_event(call: Call, text: str = "tok ") -> bytes:
     """The event of one token."""
-    return _event(call, [{"index": 0, "delta": {"content": "tok "}, "finish_reason": None}])
+    return _event(call, [{"index": 0, "delta": {"content": text}, "finish_reason": None}])
 
 
 def last_events(call: Call) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
+import trio
 from attrs import asdict, define, field
 
 from actors import ActorSystem
@@ -33,6 +34,9 @@ class Gauges:
     def inbox_depths(self) -> Iterator[tuple[str, int]]:
         for ref in self.system.refs():
             yield ref.actor_class.__name__, ref.actor_inbox.depth
+
+    def tasks(self) -> int:
+        return trio.lowlevel.current_statistics().tasks_living
 
     def writes_waiting(self) -> int:
         return self.store.waiting

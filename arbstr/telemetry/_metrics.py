@@ -53,6 +53,10 @@ class Surroundings(Protocol):
         """(class of actor, messages queued), one for each actor that lives."""
         ...
 
+    def tasks(self) -> int:
+        """Trio tasks that live."""
+        ...
+
     def writes_waiting(self) -> int:
         """Changes queued for the disk."""
         ...
@@ -167,14 +171,20 @@ class _Scrape(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._of_providers()
         yield _gauge("arbstr_requests_in_flight", "Requests to models under way.", self._around.requests_in_flight())
+        yield _gauge("arbstr_tasks", "Trio tasks that live.", self._around.tasks())
         depths: Tally[str] = Tally()
+        living: Tally[str] = Tally()
         for name, depth in self._around.inbox_depths():
             depths[name] += depth
+            living[name] += 1
+        actors = GaugeMetricFamily("arbstr_actors", "Actors that live, by class.", labels=["actor"])
         inbox = GaugeMetricFamily(
             "arbstr_inbox_depth", "Messages queued, all actors of a class together.", labels=["actor"]
         )
         for name in sorted(depths):
+            actors.add_metric([name], living[name])
             inbox.add_metric([name], depths[name])
+        yield actors
         yield inbox
         yield _gauge("arbstr_store_writes_waiting", "Changes queued for the disk.", self._around.writes_waiting())
         holds = self._around.open_holds()

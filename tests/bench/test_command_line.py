@@ -7,8 +7,12 @@ import pytest
 
 from bench.__main__ import leaves, parser, verb_of
 from bench.actors import ActorsOptions
+from bench.check import CheckOptions
+from bench.gateway import PEERS_FOLDER, GatewayOptions
+from bench.profile import ProfileOptions
 from bench.regret import RegretOptions
 from bench.replay import ReplayOptions
+from bench.soak import SoakOptions
 
 
 def options(*words: str) -> tuple[object, ...]:
@@ -18,7 +22,12 @@ def options(*words: str) -> tuple[object, ...]:
 
 
 def test_uses_the_defaults_when_nothing_is_said() -> None:
-    assert options("replay") == (ReplayOptions(), None)
+    assert options("replay") == (ReplayOptions(), None, None)
+    assert options("gateway") == (GatewayOptions(), None, None)
+    assert options("soak") == (SoakOptions(), None, None)
+    assert options("check") == (CheckOptions(), None)
+    assert options("profile") == (ProfileOptions(), None)
+    assert options("peers") == ([], PEERS_FOLDER, None)
     assert options("crash") == (10, 1, None)
     assert options("actors") == (ActorsOptions(), None)
     assert options("price-history", "--history", "h.csv.gz") == (Path("h.csv.gz"), None)
@@ -27,12 +36,21 @@ def test_uses_the_defaults_when_nothing_is_said() -> None:
 def test_passes_on_what_is_said_when_replaying() -> None:
     words = "--trace t.csv.gz --speed 30 --limit 5 --stream-share 0.25 --durability process --budget-sats 7 --json out"
 
-    replay, json_file = options("replay", *words.split())
+    replay, json_file, plot = options("replay", *words.split())
 
-    assert json_file == Path("out")
+    assert (json_file, plot) == (Path("out"), None)
     assert replay == ReplayOptions(
         trace=Path("t.csv.gz"), speed=30.0, limit=5, stream_share=0.25, durability="process", budget_sats=7
     )
+
+
+def test_passes_on_programs_and_cells_when_measuring_gateways() -> None:
+    words = "gateway --programs direct arbstr --cells plain gaps --rounds 2 --peers p --plot x.png"
+
+    asked, json_file, plot = options(*words.split())
+
+    assert asked == GatewayOptions(("direct", "arbstr"), ("plain", "gaps"), Path("p"), rounds=2)
+    assert (json_file, plot) == (None, Path("x.png"))
 
 
 def test_takes_several_traces_when_asked_for_regret() -> None:
@@ -53,6 +71,12 @@ def test_takes_several_traces_when_asked_for_regret() -> None:
         "replay --hosts 3",
         "crash --times x",
         "actors --rounds 0",
+        "gateway --programs vapour",
+        "gateway --cells all",
+        "soak --requests 0",
+        "profile --load idle",
+        "peers --install apache",
+        "first",
         "price-history",
         "regret --prices p.csv",
         "regret --trace t.csv",

@@ -27,6 +27,9 @@ class Around:
     def inbox_depths(self) -> list[tuple[str, int]]:
         return self.depths
 
+    def tasks(self) -> int:
+        return 5
+
     def writes_waiting(self) -> int:
         return 2
 
@@ -100,6 +103,8 @@ def test_the_moment_is_told_when_somebody_scrapes(metrics: Metrics, around: Arou
     assert value(metrics, "arbstr_provider_ttfb_mean_seconds", provider="beta") == 0.25
     assert value(metrics, "arbstr_provider_ttfb_mean_seconds", provider="alpha") is None
     assert value(metrics, "arbstr_inbox_depth", actor="RequestActor") == 3
+    assert value(metrics, "arbstr_actors", actor="RequestActor") == 2
+    assert value(metrics, "arbstr_tasks") == 5
     assert value(metrics, "arbstr_requests_in_flight") == 7
     assert value(metrics, "arbstr_store_writes_waiting") == 2
     assert value(metrics, "arbstr_holds_open") == 3
