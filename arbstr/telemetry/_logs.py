@@ -32,6 +32,8 @@ MAX_WAITING = 10_000
 MAX_PROMPT_CHARACTERS = 2_000
 MAX_AT_ONCE = 1_000
 """Lines that are written in one piece."""
+GATHER_S = 0.02
+"""How long the thread lets lines come before it writes them: waking it for each costs more than the line."""
 
 _QUIET = ("pykka", "httpx", "httpcore", "hpack", "hypercorn")
 """Libraries that would name every address, header and actor."""
@@ -61,6 +63,7 @@ class Logs:
     def __init__(self, stream: TextIO) -> None:
         self._handler = logging.StreamHandler(stream)
         self._queue = _Dropping()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
         self._thread.start()
         self._running = True
@@ -78,6 +81,7 @@ class Logs:
         self._running = False
         logging.getLogger().handlers[:] = [self._handler]
         self._queue.waiting.put(None)
+        self._stopping.set()
         self._thread.join()
         if self._queue.dropped:
             logging.getLogger("arbstr").warning("%d log lines were dropped: they came too fast", self._queue.dropped)
@@ -87,6 +91,7 @@ class Logs:
         waiting, goes_on = self._queue.waiting, True
         while goes_on:
             record = waiting.get()
+            self._stopping.wait(GATHER_S)
             lines: list[str] = []
             while record is not None:
                 lines.append(self._render(record))
