@@ -165,6 +165,7 @@ _SERVER: dict[str, Reader] = {
     "stream_cost_event": _flag,
     "heartbeat_s": _float,
     "rate_limit_rps": _integer,
+    "http1": _text,
 }
 _SERVER_SECRETS = ("auth_token", "admin_token")
 _DATABASE: dict[str, Reader] = {"path": _path, "durability": _text}

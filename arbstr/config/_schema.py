@@ -24,6 +24,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "console", "json")
 ON_DISCONNECT = ("close", "drain")
 DURABILITIES = ("full", "process")
+HTTP1 = ("llhttp", "h11")
 
 
 class Tier(StrEnum):
@@ -131,6 +132,8 @@ class ServerConfig:
     """Of silence, after which a stream's client gets a comment; 0: never. From then on an error is an event."""
     rate_limit_rps: int = field(default=0, validator=Rule(_rules.whole(0, 1_000_000)))
     """Requests per second of one client, whatever they are for; 0: any number."""
+    http1: Literal["llhttp", "h11"] = field(default="llhttp", validator=Rule(_rules.one_of(HTTP1)))
+    """Which implementation reads HTTP/1.1: ours on llhttp, or Hypercorn's on h11."""
 
 
 @frozen

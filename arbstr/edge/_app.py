@@ -20,7 +20,7 @@ from attrs import frozen
 from arbstr import wire
 from arbstr.edge._analytics import Analytics
 from arbstr.edge._catalogue import Catalogue, health_of, providers_body
-from arbstr.edge._exchange import JSON_TYPE, Exchange, Message, Receive, Send, StreamResponder
+from arbstr.edge._exchange import JSON_TYPE, ON_DISCONNECT, Exchange, Message, Receive, Send, StreamResponder
 from arbstr.edge._gate import Gate, Visit
 from arbstr.edge._headers import Headers, is_loopback
 from arbstr.edge._openapi import OPENAPI_BODY
@@ -100,7 +100,15 @@ class EdgeApp:
         if scope["type"] != "http":
             raise NotImplementedError(f"only http is served here, not {scope['type']}")
         headers = Headers(scope["headers"])
-        exchange = Exchange(headers, receive, send, request_id=new_request_id(), gate=self.gate, limits=self._limits)
+        exchange = Exchange(
+            headers,
+            receive,
+            send,
+            request_id=new_request_id(),
+            gate=self.gate,
+            limits=self._limits,
+            on_disconnect=scope.get("extensions", {}).get(ON_DISCONNECT),
+        )
         visit = self.gate.enter()
         try:
             await self._serve(scope, exchange, visit)
@@ -207,15 +215,14 @@ class EdgeApp:
 
     async def _model_call(self, parse: Parse, ask: Ask) -> PlainAnswer | None:
         exchange, visit = ask.exchange, ask.visit
-        answer = None
-        # The scope stands within the nursery, not around it: what the call brings back in spite of being cancelled, and
-        # every word that is said after it, is beyond the cancellation.
-        async with trio.open_nursery() as watch:
-            with visit.scope:
-                request = await self._read_request(parse, ask)
-                watch.start_soon(_cancel_when_gone, exchange, visit.scope)
-                answer = await self._services.answer(request, StreamResponder(exchange))
-            watch.cancel_scope.cancel()
+        if exchange.cancel_when_gone(visit.scope):
+            answer = await self._work(parse, ask)
+        else:
+            # The scope stands within the nursery, not around it: see below.
+            async with trio.open_nursery() as watch:
+                body_read = partial(watch.start_soon, _cancel_when_gone, exchange, visit.scope)
+                answer = await self._work(parse, ask, body_read)
+                watch.cancel_scope.cancel()
         if exchange.gone:
             raise ClientGone
         if answer is not None and not exchange.started:
@@ -226,6 +233,16 @@ class EdgeApp:
             raise RuntimeError("an answer must either come back or go through the responder")
         await exchange.finish()
         return None
+
+    async def _work(self, parse: Parse, ask: Ask, body_read: Callable[[], object] = lambda: None) -> PlainAnswer | None:
+        """What is cancelled with the visit. What it brings back in spite of that, and every word that is said after it,
+        is beyond the cancellation."""
+        answer = None
+        with ask.visit.scope:
+            request = await self._read_request(parse, ask)
+            body_read()
+            answer = await self._services.answer(request, StreamResponder(ask.exchange))
+        return answer
 
     async def _read_request(self, parse: Parse, ask: Ask) -> ModelRequest:
         exchange, headers, config = ask.exchange, ask.exchange.headers, self._services.config

@@ -1,218 +1,47 @@
-"""One client connection: Hypercorn's HTTP/1.1 protocol on a Trio stream.
+"""One client connection: HTTP/1.1 over a Trio stream, one task for all of it.
 
-Hypercorn 0.18 keeps its protocol apart from its sockets, and here the socket side is ours. Reasons, each with a test:
+The task reads a request, runs the application, writes the answer. Nobody reads while the application works, unless it
+asks for the body or for the client's end: what a client sends too early waits in its socket, and back-pressure needs
+no queue. That the client has left comes through ``_hangups``. Properties, each with a test:
 
-- its writes are shielded from cancellation without a bound, so that a client that stops reading keeps a request, and
-  with it the program's shutdown, for ever; ours end after ``write_stall_s`` without progress, or by ``abort``;
-- its task for idle connections outlives the client: a closed connection keeps its descriptor for the keep-alive time;
-- telling the application of a disconnect waits for room in the application's queue, which nobody makes when the
-  application has just refused the body: the connection hangs;
-- closing with unread input resets the connection and takes the refusal with it; we linger;
-- while a pipelined request waits it does not read, and so does not see that the client has left;
-- it speaks HTTP/2 and WebSocket to whoever asks, and answers what is no HTTP with an empty body.
+- a write that does not go out at once ends after ``write_stall_s`` without progress, or by ``abort``; cancellation does
+  not end it, for half of what the protocol counts as sent would make everything after it unreadable;
+- a connection takes no place once its client is gone;
+- after a refusal, or an answer to a request that was not read to its end, we listen on for a while: closing with unread
+  input resets the connection and takes the answer with it;
+- what is no HTTP is refused in our shape; upgrades are ignored.
 
-This module knows no routes.
+A send is no checkpoint as long as the client takes what it is given. The socket is used without Trio's wrapping, which
+costs 6 µs per request more. This module knows no routes, and of HTTP only what ``_http1`` tells.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
-import h11
 import trio
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Request
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, H11SendableEvent, Scope
-from hypercorn.utils import parse_socket_addr
 
 from arbstr import wire
+from arbstr.edge._exchange import ON_DISCONNECT, Message, Receive, Send
+from arbstr.edge._hangups import Hangups
+from arbstr.edge._http1 import CONTINUE, AnswerWriter, BadAnswer, Request, RequestReader
 from arbstr.edge._services import Limits
-from arbstr.errors import InvalidRequest
+from arbstr.errors import ArbstrError, InternalError, InvalidRequest
 
 logger = logging.getLogger("arbstr.edge")
 
 PIECE = 65_536
-"""Bytes read or written at once; a write must make this much progress within ``write_stall_s``."""
-BODY_PARTS = 10
-"""Parts of a body (each at most ``PIECE``) that wait for the application; then the client waits."""
+"""Bytes read at once; a write must make this much progress within ``write_stall_s``."""
 
-HTTPSend = Callable[[ASGISendEvent | None], Awaitable[None]]
-
-
-class _HungUp(Exception):
-    """There will be no further request on this connection."""
-
-
-class _Inlet:
-    """What the application receives: the parts of the body, then for ever that the client is gone.
-
-    The end overtakes nothing and waits for nothing: it also releases a part that waits for room.
-    """
-
-    def __init__(self) -> None:
-        self._put, self._take = trio.open_memory_channel[ASGIReceiveEvent](BODY_PARTS)
-
-    async def put(self, event: ASGIReceiveEvent) -> None:
-        if event["type"] == "http.disconnect":
-            self._put.close()
-            return
-        with suppress(trio.ClosedResourceError):
-            await self._put.send(event)
-
-    async def receive(self) -> ASGIReceiveEvent:
-        try:
-            return await self._take.receive()
-        except trio.EndOfChannel:
-            return {"type": "http.disconnect"}
-
-
-class _Tasks(TaskGroup):
-    """The tasks of one connection. The application's ``send`` raises ``OSError`` once that is broken (ASGI 2.4)."""
-
-    def __init__(self, is_broken: Callable[[], bool]) -> None:
-        super().__init__()
-        self._is_broken = is_broken
-
-    async def spawn_app(
-        self, app: AppWrapper, config: HypercornConfig, scope: Scope, send: HTTPSend
-    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        inlet = _Inlet()
-        assert self._nursery is not None
-        self._nursery.start_soon(self._run_app, app, scope, inlet, send)
-        return inlet.put
-
-    async def _run_app(self, app: AppWrapper, scope: Scope, inlet: _Inlet, send: HTTPSend) -> None:
-        async def send_checked(message: ASGISendEvent) -> None:
-            if not self._is_broken():
-                await send(message)
-            if self._is_broken():
-                raise BrokenPipeError("the client is gone")
-
-        try:
-            await app(scope, inlet.receive, send_checked, trio.to_thread.run_sync, trio.from_thread.run)
-        except Exception:  # the last resort of the rim; the application answers its own errors
-            logger.exception("the application failed")
-        await send(None)
-
-
-class _Turn:
-    """Whether the next request may be read; stands where Hypercorn has an event.
-
-    ``wait`` raises ``_HungUp`` when that will never be.
-    """
-
-    def __init__(self, watch: Callable[[], Awaitable[None]]) -> None:
-        self._watch = watch
-        self._event = trio.Event()
-        self._hung_up = False
-
-    async def clear(self) -> None:
-        self._event = trio.Event()
-
-    async def set(self) -> None:
-        self._event.set()
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
-    def hang_up(self) -> None:
-        self._hung_up = True
-        self._event.set()
-
-    async def wait(self) -> None:
-        if not self._hung_up:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch)
-                await self._event.wait()
-                nursery.cancel_scope.cancel()
-        if self._hung_up:
-            raise _HungUp
-
-
-class _Http1(H11Protocol):
-    """Hypercorn's HTTP/1.1, and nothing else: no HTTP/2, no WebSocket, errors in our shape."""
-
-    def __init__(self, *args: Any, receive: Callable[[], Awaitable[bytes]], limits: Limits) -> None:
-        super().__init__(*args)
-        self._receive = receive
-        self._limits = limits
-        self.turn = self.can_read = _Turn(self._watch_behind)
-        self._held = b""
-
-    async def _watch_behind(self) -> None:
-        """Read on while a request waits behind another: to see the end, and not more than a bound."""
-        waiting = len(self.connection.trailing_data[0])
-        while waiting < self._limits.head_bytes:
-            data = await self._receive()
-            self.connection.receive_data(data)
-            waiting += len(data)
-            if not data:
-                self.turn.hang_up()
-                return
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """An upgrade may be ignored (RFC 9110, 7.8); a preface of HTTP/2 is a request that nobody knows."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        self.stream = HTTPStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
-        await self.stream.handle(
-            Request(
-                stream_id=STREAM_ID,
-                headers=list(request.headers),
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
-                state=self.connection_state,
-            )
-        )
-        self.keep_alive_requests += 1
-
-    async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        """As in Hypercorn, but the head of a whole answer waits for its body: one write instead of two."""
-        try:
-            data = self.connection.send(event)
-        except h11.LocalProtocolError:
-            if self.connection.their_state != h11.ERROR:
-                raise
-            return
-        data = self._held + (data or b"")
-        is_head = isinstance(event, h11.Response) and any(name == b"content-length" for name, _ in event.headers)
-        self._held = data if is_head else b""
-        if data and not is_head:
-            await self.send(RawData(data=data))
-
-    async def _send_error_response(self, status_code: int) -> None:
-        request_id = str(uuid4())
-        body = wire.error_body(_protocol_error(status_code, self._limits), request_id)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-arbstr-request-id", request_id.encode()),
-            (b"connection", b"close"),
-        ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+Address = tuple[str, int] | None
 
 
 class Connection:
@@ -220,161 +49,344 @@ class Connection:
 
     def __init__(
         self,
-        app: AppWrapper,
-        config: HypercornConfig,
-        context: WorkerContext,
+        app: App,
         limits: Limits,
         stream: trio.SocketStream,
+        *,
+        stopping: Callable[[], bool],
+        hangups: Hangups | None,
     ) -> None:
+        self.client = _address(stream, "getpeername")
+        self.server = _address(stream, "getsockname")
+        self.limits = limits
+        self.reader = RequestReader(limits.head_bytes, limits.headers)
+        self.hung_up = False
+        """The client has closed its side; it may still read."""
+        self.broken = False
+        """Nothing can be sent any more."""
+        self.stopping = stopping
         self._app = app
-        self._config = config
-        self._context = context
-        self._limits = limits
-        self._stream = stream
-        self._protocol: _Http1
-        self._reading = trio.CancelScope()
+        self._socket = socket.socket(fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+        self._scope = trio.CancelScope()  # of everything that waits for the client between requests
+        self._interruptible = True
+        self._turn: _Turn | None = None
+        self._write_lock = trio.Lock()
         self._writing: trio.CancelScope | None = None
-        self._write_lock = trio.Lock()  # the reader may have to refuse while the application answers
-        self._idle = True
-        self._in_head = False
-        self._ending = False
-        self._eof = False
-        self._broken = False
-        self._linger_until = inf
+        self._closed = False
+        self._hangups: Hangups | None = None
+        if hangups is not None:
+            with suppress(OSError):  # the kernel watches no more of them; ``receive`` tells all the same
+                hangups.watch(self._socket, self._on_hangup)
+                self._hangups = hangups
+
+    @property
+    def tells_of_hangups(self) -> bool:
+        return self._hangups is not None
 
     async def run(self) -> None:
         """Raises nothing but cancellation."""
         try:
-            await self._run()
-        except OSError:
-            pass  # gone before it was looked at
+            with self._scope:
+                await self._serve()
+                await self._linger()
         except Exception:
             logger.exception("a connection failed")  # and takes no other with it
         finally:
-            self._stream.socket.close()
+            self._close()
 
     def abort(self) -> None:
         """End it now: writes in progress fail, the application is told that the client is gone."""
-        self._broken = True
-        self._stream.socket.close()
-        self._reading.cancel()
+        self.broken = True
+        self._close()
+        self._on_hangup()
 
     def close_if_idle(self) -> None:
-        """End it unless a request is being read or answered."""
-        if self._idle or self._ending:
-            self._reading.cancel()
+        """End it unless a request is being answered."""
+        if self._interruptible:
+            self._scope.cancel()
 
-    async def _run(self) -> None:
-        socket = self._stream.socket
-        client = parse_socket_addr(socket.family, socket.getpeername())
-        server = parse_socket_addr(socket.family, socket.getsockname())
-        async with _Tasks(lambda: self._broken) as tasks:
-            self._protocol = _Http1(
-                self._app,
-                self._config,
-                self._context,
-                tasks,
-                ConnectionState({}),
-                False,
-                client,
-                server,
-                self._on_protocol_event,
-                receive=self._receive,
-                limits=self._limits,
-            )
-            self._set_idle(True)
-            await self._read()
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if self._hangups is not None:
+                self._hangups.forget(self._socket)
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
 
-    # Reading. One task; its deadline is the whole of the idle, head and linger timeouts.
-
-    async def _read(self) -> None:
-        with self._reading:
-            with suppress(_HungUp):
-                while not self._ending and not self._eof:
-                    data = await self._receive()
-                    if not self._ending:
-                        await self._protocol.handle(RawData(data))
-            while self._ending and not self._eof:
-                await self._receive()
-                self._reading.deadline = min(self._linger_until, trio.current_time() + self._limits.linger_idle_s)
-        await self._protocol.handle(Closed())
-
-    async def _receive(self) -> bytes:
-        try:
-            data = await self._stream.receive_some(PIECE)
-        except trio.ClosedResourceError:
-            data = b""
-        except trio.BrokenResourceError:
-            self._broken = True
-            data = b""
-        if not data:
-            self._eof = True
-            self._hurry()
-        elif self._idle and not self._in_head:
-            self._in_head = True
-            self._reading.deadline = trio.current_time() + self._limits.head_timeout_s
-        return bytes(data)
-
-    def _hurry(self) -> None:
-        """The client has said goodbye; a write that it does not take is not worth waiting for."""
+    def _on_hangup(self) -> None:
+        self.hung_up = True
         if self._writing is not None:
             self._writing.deadline = min(self._writing.deadline, trio.current_time() + self._patience())
+        if self._turn is not None:
+            self._turn.on_hangup()
 
-    # What the protocol asks for, from the reading task or from the application's.
+    # One request after the other
 
-    async def _on_protocol_event(self, event: Event) -> None:
-        if isinstance(event, RawData):
-            await self._write(event.data)
-        elif isinstance(event, Updated):
-            self._set_idle(event.idle)
-        elif isinstance(event, Closed):
-            await self._end()
+    async def _serve(self) -> None:
+        try:
+            while (request := await self._next_request()) is not None:
+                turn = self._turn = _Turn(self, request)
+                await self._run_app(turn)
+                self._turn = None
+                if not await self._conclude(turn):
+                    return
+        except InvalidRequest as error:
+            await self._refuse(error)
 
-    def _set_idle(self, idle: bool) -> None:
-        self._idle = idle
-        self._in_head = False
-        if not self._ending:
-            self._reading.deadline = trio.current_time() + self._limits.keep_alive_s if idle else inf
+    async def _next_request(self) -> Request | None:
+        """None at the end. Raises ``InvalidRequest``."""
+        limits, reader = self.limits, self.reader
+        self._interruptible = True
+        self._scope.deadline = trio.current_time() + limits.keep_alive_s
+        if reader.waiting:
+            await trio.lowlevel.checkpoint()  # a client must not keep all others waiting with what it sent at once
+        in_head = False
+        while (request := reader.next_request()) is None:
+            if reader.waiting and not in_head:
+                in_head = True
+                self._scope.deadline = trio.current_time() + limits.head_timeout_s
+            data = await self.receive()
+            if not data:
+                return None
+            reader.feed(data)
+        if self._scope.cancel_called:  # just now, and the application must not be hit by it
+            return None
+        self._scope.deadline = inf
+        self._interruptible = False
+        return request
 
-    async def _write(self, data: bytes) -> None:
-        # Shielded from before the lock on: the protocol has already counted these bytes as sent, and half of them
-        # would make everything after them unreadable.
+    async def _run_app(self, turn: _Turn) -> None:
+        try:
+            await self._app(turn.make_scope(), turn.receive, turn.send)
+        except Exception:  # the last resort of the rim; the application answers its own errors
+            logger.exception("the application failed")
+
+    async def _conclude(self, turn: _Turn) -> bool:
+        """Whether the connection goes on."""
+        answer = turn.answer
+        if turn.refusal is not None and not answer.started:
+            raise turn.refusal
+        if not answer.complete:
+            if not answer.started and not self.hung_up:
+                await self._refuse(InternalError("something went wrong here"))
+            return False
+        try:
+            self.reader.discard()
+        except InvalidRequest:
+            return False  # it has its answer
+        return self.reader.body_done and not (answer.must_close or self.broken or self.hung_up or self.stopping())
+
+    async def _refuse(self, error: ArbstrError) -> None:
+        """The last words on a connection, in our shape."""
+        request_id = str(uuid4())
+        answer = AnswerWriter("GET", "1.1", must_close=True)
+        body = wire.error_body(error, request_id)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-arbstr-request-id", request_id.encode()),
+        ]
+        answer.start(error.status, headers)
+        with suppress(OSError):  # then there is nobody to tell
+            await self.write(answer.body(body, more=False))
+
+    async def _linger(self) -> None:
+        """Our side is done: say so, and listen a little longer."""
+        self._interruptible = True
+        if self.broken:
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        self._scope.deadline = trio.current_time() + self.limits.linger_s
+        data = b"more"
+        while data:
+            data = b""
+            # A scope each: one whose time passes while data comes in must not end the next wait.
+            with trio.move_on_after(self.limits.linger_idle_s):
+                data = await self.receive()
+
+    # Bytes
+
+    async def receive(self) -> bytes:
+        """Some bytes, empty at the end. Cancelling it loses nothing."""
+        while not self.broken:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                data = self._socket.recv(PIECE)
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError):
+                self.broken = True
+                break
+            if not data:
+                self._on_hangup()
+            return data
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it, whoever cancels. Raises ``OSError`` when the client does not take it."""
+        if self.broken:
+            raise BrokenPipeError("the client is gone")
+        sent = 0
+        if not self._write_lock.locked():
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.broken = True
+                raise
+            if sent == len(data):
+                return
         with trio.CancelScope(shield=True) as scope:
             async with self._write_lock:
                 self._writing = scope
                 try:
-                    for start in range(0, len(data), PIECE):
-                        scope.deadline = trio.current_time() + self._patience()
-                        await self._stream.send_all(data[start : start + PIECE] if len(data) > PIECE else data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self.abort()
+                    await self._write_slowly(memoryview(data)[sent:], scope)
+                except (OSError, trio.ClosedResourceError):
+                    self.broken = True
                 finally:
                     self._writing = None
         if scope.cancelled_caught:
             self.abort()
-        if self._broken:
-            await self._protocol.handle(Closed())
+        if self.broken:
+            raise BrokenPipeError("the client is gone")
+
+    async def _write_slowly(self, data: memoryview, scope: trio.CancelScope) -> None:
+        for start in range(0, len(data), PIECE):
+            scope.deadline = trio.current_time() + self._patience()
+            piece = data[start : start + PIECE]
+            while piece and not self.broken:
+                await trio.lowlevel.wait_writable(self._socket)
+                try:
+                    piece = piece[self._socket.send(piece) :]
+                except BlockingIOError:
+                    continue
 
     def _patience(self) -> float:
-        return self._limits.linger_idle_s if self._eof else self._limits.write_stall_s
-
-    async def _end(self) -> None:
-        """Our side is done: say so, and listen a little longer, for a close with unread input is a reset."""
-        self._ending = True
-        self._protocol.turn.hang_up()
-        with trio.CancelScope(shield=True), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with self._write_lock:
-                await self._stream.send_eof()
-        now = trio.current_time()
-        self._linger_until = now + self._limits.linger_s
-        self._reading.deadline = now + min(self._limits.linger_s, self._limits.linger_idle_s)
-        await self._protocol.handle(Closed())
+        return self.limits.linger_idle_s if self.hung_up else self.limits.write_stall_s
 
 
-def _protocol_error(status: int, limits: Limits) -> InvalidRequest:
-    """What to say to a peer whose bytes are no request; the statuses are h11's hints."""
-    if status == 431:
-        return InvalidRequest(f"the request headers are larger than {limits.head_bytes} bytes", status=status)
-    if status == 501:
-        return InvalidRequest("only chunked transfer encoding is understood", status=status)
-    return InvalidRequest("this is not a valid HTTP/1.1 request", status=status)
+class _Turn:
+    """One request on its connection, as the application sees it. ``receive`` is for one task at a time."""
+
+    __slots__ = ("_connection", "_left", "_request", "_told_end", "_waiting", "answer", "refusal")
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self.answer = AnswerWriter(request.method, request.http_version, must_close=not request.keep_alive)
+        self.refusal: InvalidRequest | None = None
+        """Why the body cannot be read."""
+        self._connection = connection
+        self._request = request
+        self._told_end = False
+        self._waiting: trio.CancelScope | None = None
+        self._left: Callable[[], object] | None = None
+
+    def make_scope(self) -> dict[str, Any]:
+        request, connection = self._request, self._connection
+        path, _, query = request.target.partition(b"?")
+        text = path.decode("ascii")
+        return {
+            "type": "http",
+            "http_version": request.http_version,
+            "asgi": {"spec_version": "2.1", "version": "3.0"},
+            "method": request.method,
+            "scheme": "http",
+            "path": unquote(text) if "%" in text else text,
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": request.headers,
+            "client": connection.client,
+            "server": connection.server,
+            "state": {},
+            "extensions": {ON_DISCONNECT: self.on_disconnect} if connection.tells_of_hangups else {},
+        }
+
+    async def receive(self) -> Message:
+        """ASGI's: the parts of the body, then, when it has happened, that the client has left or the answer is out."""
+        reader = self._connection.reader
+        while not self._told_end and not self._ended:
+            try:
+                part = reader.next_part()
+            except InvalidRequest as error:
+                self.refusal = error
+                break
+            self._told_end = reader.body_done
+            if part or self._told_end:
+                self._request.expects_continue = False  # it has not waited
+                return {"type": "http.request", "body": part, "more_body": not self._told_end}
+            await self._invite()
+            data = await self._hear()
+            if not data:
+                break
+            reader.feed(data)
+        await self._wait_end()
+        return {"type": "http.disconnect"}
+
+    @property
+    def _ended(self) -> bool:
+        return self.answer.complete or self.refusal is not None or self._connection.broken
+
+    async def _invite(self) -> None:
+        if self._request.expects_continue and not self.answer.started:
+            self._request.expects_continue = False
+            await self._connection.write(CONTINUE)
+
+    async def _wait_end(self) -> None:
+        connection, reader = self._connection, self._connection.reader
+        while not self._ended and not connection.hung_up:
+            if reader.waiting < connection.limits.head_bytes:
+                reader.feed(await self._hear())
+            else:
+                await self._wait(trio.sleep_forever)
+
+    async def _hear(self) -> bytes:
+        return await self._wait(self._connection.receive) or b""
+
+    async def _wait(self, function: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
+        """Until the answer is complete, or the connection at its end."""
+        with trio.CancelScope() as self._waiting:
+            return await function()
+        return None
+
+    async def send(self, message: Message) -> None:
+        """ASGI's. Raises ``OSError`` when the client is gone, ``BadAnswer`` for what is no answer."""
+        connection, answer = self._connection, self.answer
+        if connection.broken or self.refusal is not None:
+            raise BrokenPipeError("the client is gone")
+        kind = message["type"]
+        if kind == "http.response.start":
+            answer.must_close = answer.must_close or connection.stopping()
+            data = answer.start(message["status"], message.get("headers", ()))
+        elif kind == "http.response.body":
+            data = answer.body(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise BadAnswer(f"{kind!r} is no message of an answer over HTTP/1.1")
+        if data:
+            await connection.write(data)
+        if answer.complete and self._waiting is not None:
+            self._waiting.cancel()
+
+    def on_disconnect(self, left: Callable[[], object]) -> None:
+        self._left = left
+        if self._connection.hung_up:
+            self.on_hangup()
+
+    def on_hangup(self) -> None:
+        if self._told_end and self._waiting is not None:  # a body is read to where it breaks off
+            self._waiting.cancel()
+        if self._left is not None and not self.answer.complete:
+            self._left()
+
+
+def _address(stream: trio.SocketStream, which: str) -> Address:
+    """As ASGI wants it; None where the peer is gone already, or has none."""
+    try:
+        address = getattr(stream.socket, which)()
+    except OSError:
+        return None
+    return (address[0], address[1]) if isinstance(address, tuple) else None

@@ -23,6 +23,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = Sequence[tuple[bytes, bytes]]
 
+OnDisconnect = Callable[[Callable[[], object]], None]
+ON_DISCONNECT = "arbstr.on_disconnect"
+"""Our extension of ASGI, in ``scope["extensions"]``: a function that takes a function, which is called as soon as the
+client leaves before the answer is complete. Where it is missing, ``receive`` tells the same to whoever waits in it."""
+
 JSON_TYPE = (b"content-type", b"application/json")
 RETRY_AFTER_MAX_S = 86_400
 
@@ -31,7 +36,15 @@ class Exchange:
     """The two directions of one request. ``send`` is to raise ``OSError`` when the client is gone (ASGI 2.4)."""
 
     def __init__(
-        self, headers: Headers, receive: Receive, send: Send, *, request_id: str, gate: Gate, limits: Limits
+        self,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        *,
+        request_id: str,
+        gate: Gate,
+        limits: Limits,
+        on_disconnect: OnDisconnect | None = None,
     ) -> None:
         self.headers = headers
         self.request_id = request_id
@@ -45,6 +58,7 @@ class Exchange:
         """Sent with whatever the answer becomes, where it does not have them itself."""
         self._receive = receive
         self._send = send
+        self._on_disconnect = on_disconnect
         self._gate = gate
         self._limits = limits
         self._body_read = not headers.has_body
@@ -78,6 +92,19 @@ class Exchange:
             raise ClientGone
         self._body_read = not message.get("more_body", False)
         return message.get("body", b"") or b""
+
+    def cancel_when_gone(self, work: trio.CancelScope) -> bool:
+        """Have ``work`` cancelled when the client leaves. False when that is not to be had; then ``wait_gone``."""
+        if self._on_disconnect is None:
+            return False
+
+        def left() -> None:
+            if not self.finished:  # the connection's end after the answer is nobody's loss
+                self.gone = True
+                work.cancel()
+
+        self._on_disconnect(left)
+        return True
 
     async def wait_gone(self) -> None:
         """Return when the client has left and still had something to expect. The body must have been read before."""

@@ -33,8 +33,8 @@ class Gate:
         self._in_flight = 0
         self._body_bytes = 0
         self._draining = False
-        self._empty = trio.Event()
-        self._empty.set()
+        self._emptied: trio.Event | None = None
+        """There while somebody waits for it."""
 
     @property
     def draining(self) -> bool:
@@ -59,8 +59,6 @@ class Gate:
         """Count somebody in who is answered in any case, be it by a refusal."""
         visit = Visit()
         self._visits.add(visit)
-        if self._empty.is_set():
-            self._empty = trio.Event()
         return visit
 
     def admit(self, visit: Visit, limit: int) -> None:
@@ -83,8 +81,9 @@ class Gate:
         self._visits.remove(visit)
         self._in_flight -= visit.admitted
         self._body_bytes -= visit.body_bytes
-        if not self._visits:
-            self._empty.set()
+        if self._emptied is not None and not self._visits:
+            self._emptied.set()
+            self._emptied = None
 
     def drain(self) -> None:
         """From now on nobody is admitted."""
@@ -93,7 +92,9 @@ class Gate:
     async def wait_empty(self) -> None:
         """Wait until nobody is inside; cancelling the wait changes nothing."""
         while self._visits:
-            await self._empty.wait()
+            if self._emptied is None:
+                self._emptied = trio.Event()
+            await self._emptied.wait()
 
     def expire(self) -> None:
         """Cancel the work of everybody inside; each still says its last words and leaves by itself."""

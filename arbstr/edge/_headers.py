@@ -95,7 +95,7 @@ class Headers:
         return value.decode("ascii") if value is not None and _PRINTABLE.fullmatch(value) else None
 
 
-@lru_cache(1_024)
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether a peer's numeric address is this machine, also as IPv4 within IPv6."""
     try:

@@ -7,17 +7,14 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Protocol
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework
 
 from arbstr.config import ServerConfig
 from arbstr.edge._app import EdgeApp
 from arbstr.edge._connection import Connection
+from arbstr.edge._hangups import Hangups, make_hangups
 from arbstr.edge._services import Limits
 
 logger = logging.getLogger("arbstr.edge")
@@ -25,6 +22,7 @@ logger = logging.getLogger("arbstr.edge")
 BACKLOG = 1024
 
 Listeners = Sequence[trio.SocketListener]
+Shutdown = trio.Event | Callable[[], Awaitable[object]]
 
 
 class CannotListen(OSError):
@@ -59,7 +57,7 @@ async def serve(
     *,
     listeners: Listeners | None = None,
     bound: Callable[[list[str]], None] | None = None,
-    shutdown: trio.Event | Callable[[], Awaitable[object]] | None = None,
+    shutdown: Shutdown | None = None,
     limits: Limits | None = None,
 ) -> None:
     """Serve until ``shutdown`` is set (or returns), then stop in order; returns when every request has ended.
@@ -73,7 +71,26 @@ async def serve(
     """
     if listeners is None:
         listeners = await open_listeners(config.listen)
-    server = _Server(app, limits or Limits())
+    hangups = make_hangups() if config.http1 == "llhttp" else None
+    server = _Server(app, config, limits or Limits(), hangups)
+    try:
+        async with trio.open_nursery() as watching:
+            if hangups is not None:
+                watching.start_soon(hangups.run)
+            await _serve(server, config, listeners, bound, shutdown)
+            watching.cancel_scope.cancel()
+    finally:
+        if hangups is not None:
+            hangups.close()
+
+
+async def _serve(
+    server: _Server,
+    config: ServerConfig,
+    listeners: Listeners,
+    bound: Callable[[list[str]], None] | None,
+    shutdown: Shutdown | None,
+) -> None:
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
@@ -82,12 +99,12 @@ async def serve(
             if bound is not None:
                 bound(addresses_of(listeners))
             await _triggered(shutdown)
-            app.gate.drain()
+            server.drain()
             accepting.cancel_scope.cancel()
         await server.stop(config.shutdown_grace_s)
 
 
-async def _triggered(shutdown: trio.Event | Callable[[], Awaitable[object]] | None) -> None:
+async def _triggered(shutdown: Shutdown | None) -> None:
     if shutdown is None:
         await trio.sleep_forever()
     elif isinstance(shutdown, trio.Event):
@@ -96,23 +113,39 @@ async def _triggered(shutdown: trio.Event | Callable[[], Awaitable[object]] | No
         await shutdown()
 
 
+class _Connection(Protocol):
+    async def run(self) -> None: ...
+    def abort(self) -> None: ...
+    def close_if_idle(self) -> None: ...
+
+
 class _Server:
     """The open connections and what they have in common."""
 
-    def __init__(self, app: EdgeApp, limits: Limits) -> None:
-        self._app = ASGIWrapper(cast(ASGIFramework, app))
+    def __init__(self, app: EdgeApp, config: ServerConfig, limits: Limits, hangups: Hangups | None) -> None:
+        self._app = app
         self._gate = app.gate
         self._limits = limits
-        self._config = _hypercorn_config(limits)
-        self._context = WorkerContext(None)
-        self._connections: set[Connection] = set()
+        self._hangups = hangups
+        self._connect = self._connect_llhttp if config.http1 == "llhttp" else self._make_h11()
+        self._connections: set[_Connection] = set()
         self._all_closed = trio.Event()
+        self._stopping = False
+        """An answer that ends from here on closes its connection."""
+
+    def _connect_llhttp(self, stream: trio.SocketStream) -> _Connection:
+        return Connection(self._app, self._limits, stream, stopping=lambda: self._stopping, hangups=self._hangups)
+
+    def _make_h11(self) -> Callable[[trio.SocketStream], _Connection]:
+        from arbstr.edge._hypercorn import HypercornConnections  # 44 ms to load, and seldom wanted
+
+        return HypercornConnections(self._app, self._limits, stopping=lambda: self._stopping)
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """One accepted connection. Trio has set TCP_NODELAY on it."""
         if len(self._connections) >= self._limits.connections:
             return  # closed by the caller
-        connection = Connection(self._app, self._config, self._context, self._limits, stream)
+        connection = self._connect(stream)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -120,6 +153,9 @@ class _Server:
             self._connections.remove(connection)
             if not self._connections:
                 self._all_closed.set()
+
+    def drain(self) -> None:
+        self._gate.drain()
 
     async def stop(self, grace_s: float) -> None:
         with trio.move_on_after(grace_s):
@@ -133,7 +169,7 @@ class _Server:
         await self._close_connections()
 
     async def _close_connections(self) -> None:
-        await self._context.terminated.set()  # an answer that ends from here on closes its connection
+        self._stopping = True
         for connection in list(self._connections):
             connection.close_if_idle()
         self._all_closed = trio.Event()
@@ -145,18 +181,6 @@ class _Server:
     def _abort_all(self) -> None:
         for connection in list(self._connections):
             connection.abort()
-
-
-def _hypercorn_config(limits: Limits) -> HypercornConfig:
-    config = HypercornConfig()
-    config.accesslog = None
-    config.errorlog = logging.getLogger("arbstr.edge.hypercorn")
-    config.include_server_header = False
-    config.include_date_header = False
-    config.h11_max_incomplete_size = limits.head_bytes
-    config.keep_alive_max_requests = 1_000_000
-    # Timeouts, the backlog and the grace are not here: the sockets are ours.
-    return config
 
 
 def _url(sock: trio.socket.SocketType) -> str:

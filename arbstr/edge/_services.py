@@ -60,6 +60,8 @@ class Limits:
     """From the first byte of a request to the end of its headers."""
     head_bytes: int = 65_536
     """Request line and headers together; also what may wait behind a request that is being answered."""
+    headers: int = 128
+    """Of one request; not counted by h11."""
     write_stall_s: float = 30.0
     """A client that takes none of a piece of 64 KiB for this long is gone."""
     linger_s: float = 10.0

@@ -147,8 +147,23 @@ async def no_store(function: Any) -> Any:
 Start = Callable[..., Awaitable[Rig]]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that names several implementations in ``HTTP1`` has its tests run over each of them."""
+    if "http1" in metafunc.fixturenames:
+        metafunc.parametrize("http1", getattr(metafunc.module, "HTTP1", ("llhttp",)), indirect=True)
+
+
 @pytest.fixture
-async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
+def http1(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``[server] http1`` of the rigs that ``start`` makes; ``llhttp/receive`` is as on a system without epoll."""
+    name, _, without_epoll = request.param.partition("/")
+    if without_epoll:
+        monkeypatch.setattr("arbstr.edge._server.make_hangups", lambda: None)
+    return name
+
+
+@pytest.fixture
+async def start(nursery: trio.Nursery, http1: str) -> AsyncIterator[Start]:
     """``await start(chat=..., authenticate=..., limits=..., **server_config)`` gives a running :class:`Rig`."""
     rigs: list[Rig] = []
 
@@ -168,7 +183,7 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
         listeners: Any = None,
         **config: Any,
     ) -> Rig:
-        server = ServerConfig(listen="127.0.0.1:0", **config)
+        server = ServerConfig(listen="127.0.0.1:0", **{"http1": http1, **config})
         limits = limits or Limits(linger_idle_s=0.1)
         gate = Gate()
         services = Services(

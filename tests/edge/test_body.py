@@ -8,6 +8,8 @@ from arbstr.edge import Limits
 from arbstr.errors import AuthenticationFailed
 from arbstr.requests import Caller, PlainAnswer
 
+HTTP1 = ("llhttp", "llhttp/receive", "h11")
+
 ANYONE = Caller(agent_id=None, role="anonymous", name="anonymous")
 
 MIB = 1 << 20
@@ -137,7 +139,7 @@ async def test_body_is_invited_when_the_client_waits_to_be_told(start):
     client = await rig.client()
     await client.post(b"", b"expect: 100-continue", b"content-length: %d" % len(HELLO))
     with trio.fail_after(5):
-        assert await client.stream.receive_some(100) == b"HTTP/1.1 100 \r\n\r\n"
+        assert (await client.stream.receive_some(100)).startswith(b"HTTP/1.1 100 ")
     await client.send(HELLO)
     assert (await client.answer()).status == 200
 

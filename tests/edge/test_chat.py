@@ -9,6 +9,8 @@ from arbstr.edge import Limits
 from arbstr.errors import InvalidRequest, ProviderFailed
 from arbstr.requests import ClientGone, PlainAnswer
 
+HTTP1 = ("llhttp", "llhttp/receive", "h11")
+
 HELLO = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}).encode()
 SSE = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 

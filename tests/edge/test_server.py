@@ -9,6 +9,8 @@ from arbstr.edge import CannotListen, Gate, Limits, Services, addresses_of, make
 from arbstr.errors import Overloaded, ShuttingDown
 from arbstr.requests import Caller, PlainAnswer
 
+HTTP1 = ("llhttp", "llhttp/receive", "h11")
+
 ANYONE = Caller(agent_id=None, role="anonymous", name="anonymous")
 
 HELLO = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}).encode()

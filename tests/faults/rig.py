@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import h11
 import trio
 import trio.testing
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from actors import ActorSystem
 from arbstr.accounts import Accounts, deposit_now
@@ -74,7 +74,15 @@ async def edge(
     await serve(make_app(services, Gate()), services.config, bound=bound, shutdown=shutdown)
 
 
-FRONT_ENDS: dict[str, FrontEnd] = {"edge": edge}
+async def edge_on_h11(
+    services: Services, *, shutdown: trio.Event, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The same with HTTP/1.1 the other way."""
+    services.config = evolve(services.config, http1="h11")
+    await edge(services, shutdown=shutdown, task_status=task_status)
+
+
+FRONT_ENDS: dict[str, FrontEnd] = {"edge": edge, "edge on h11": edge_on_h11}
 
 
 @frozen
