@@ -205,7 +205,8 @@ class RequestLife:
         if self._outlet.gone:
             return None
         headers = plain_headers(self._record, self._books, candidate.provider, self._intake.place.headers)
-        return PlainAnswer(200, tuple(headers), with_member(whole.body, "arbstr_provider", candidate.provider))
+        body = with_member(whole.body, "arbstr_provider", candidate.provider, sound=whole.sound)
+        return PlainAnswer(200, tuple(headers), body)
 
     async def _break_off(self, error: ArbstrError) -> None:
         """The client has seen a beginning: tell it that this is not the end, without ``[DONE]``."""
