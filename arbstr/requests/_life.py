@@ -81,6 +81,7 @@ class RequestLife:
         self._record = Record(request)
         self._books = Books(self._record, purse, intake.demand, context.observers, intake.place)
         self._in_time = trio.CancelScope(deadline=trio.current_time() + routing.deadline_s)
+        self._begun = False
         self._outlet = Outlet(
             responder,
             self._stream_headers,
@@ -131,7 +132,9 @@ class RequestLife:
     # What the stream tells
 
     def begun(self) -> None:
-        self._in_time.deadline = float("inf")
+        if not self._begun:  # moving a deadline costs more than a look
+            self._begun = True
+            self._in_time.deadline = float("inf")
 
     def leave(self) -> bool:
         """The client has left. True when the request goes on, to read the provider's answer to its end."""
