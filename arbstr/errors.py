@@ -14,10 +14,13 @@ ArbstrError                     anything that ends a request; knows its HTTP sta
 │   ├── RateLimited             429  this client, or all together, ask for more than is allowed
 │   └── UpstreamRejected        4xx  the provider says that the request is at fault; its body is passed on
 ├── BillingRefused              402, 403 or 429: the account does not allow it
+│   └── ApprovalNeeded          403  unless a human does
 └── ServiceError                ours or a provider's
     ├── ProviderFailed          502  the last provider tried broke; or 429 when it was a rate limit
     ├── NoProviderAvailable     503  every candidate is shut out
     ├── LedgerUnavailable       503  no ledger, no spending (M10)
+    │   ├── NotAnswered         503  the account did not say; what was asked may have been done all the same
+    │   └── SettlementsWaiting  503  too many ends of holds wait for their vault
     ├── Overloaded              503  a bound was reached
     ├── ShuttingDown            503
     ├── DeadlineExceeded        504
@@ -174,6 +177,13 @@ class BillingRefused(ArbstrError):
         return f"vault_{self.status}"
 
 
+class ApprovalNeeded(BillingRefused):
+    """A request is larger than one transaction may be, and the policy says that a human may be asked about it."""
+
+    status = 403
+    reason = "exceeds_max_transaction"
+
+
 class ServiceError(ArbstrError):
     status = 500
 
@@ -192,6 +202,20 @@ class LedgerUnavailable(ServiceError):
     status = 503
     type = "server_error"
     reason = "ledger_unavailable"
+
+
+class NotAnswered(LedgerUnavailable):
+    """No answer came, or none in time: what was asked may have been done all the same."""
+
+
+class SettlementsWaiting(LedgerUnavailable):
+    """So many ends of holds wait for the vault that no more is bought until it takes them."""
+
+    reason = "settlements_waiting"
+
+    @property
+    def code(self) -> str:
+        return "vault_backpressure"
 
 
 class Overloaded(ServiceError):

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     crash_verb = verbs.add_parser("crash", help="kill arbstr under load, restart it, check its books")
     crash_verb.add_argument("--times", type=_positive, default=10)
     crash_verb.add_argument("--seed", type=int, default=1)
+    crash_verb.add_argument("--two", action="store_true", help="proxy and vault as two processes; either is killed")
     actors_verb = verbs.add_parser("actors", help="an actor beside Pykka's on threads and beside bare channels")
     actors_verb.add_argument("--rounds", type=_positive, default=actors.ActorsOptions().rounds)
     actors_verb.add_argument("--scale", type=_above_zero, default=1.0, help="times the usual number of operations")
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     soak_verb.add_argument("--plot", type=Path, metavar="FILE.png")
     check_verb = verbs.add_parser("check", help="fail when a request has become dearer than the stored ratios say")
     check_verb.add_argument("--rounds", type=_positive, default=check.CheckOptions().rounds)
-    check_verb.add_argument("--seconds", type=_above_zero, default=check.CheckOptions().seconds, help="of plain load")
+    check_verb.add_argument("--requests", type=_positive, default=check.CheckOptions().requests, help="per round")
     check_verb.add_argument("--streams", type=_positive, default=check.CheckOptions().streams, help="per round")
     check_verb.add_argument("--ratios", type=Path, metavar="FILE", default=check.RATIOS)
     check_verb.add_argument("--store", action="store_true", help="write the ratios instead of judging by them")
@@ -166,7 +167,7 @@ def verb_of(arguments: argparse.Namespace) -> Verb:
     if verb == "profile":
         return partial(profile.main, profile.ProfileOptions(**options), json_file)
     if verb == "crash":
-        return partial(crash.main, options["times"], options["seed"], json_file)
+        return partial(crash.main, options["times"], options["seed"], json_file, two=options["two"])
     if verb == "price-history":
         return partial(price_history.main, options["history"], json_file)
     if verb == "actors":

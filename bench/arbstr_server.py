@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +40,17 @@ class Arbstr:
     def database(self) -> Path:
         return self.directory / "arbstr.db"
 
-    async def create(self, budget_sats: int) -> None:
+    async def create(self, budget_sats: int, *, vault: Mapping[str, object] | None = None) -> None:
         """Write the configuration and make the one agent with that deposit. Raises ChildFailed."""
+        self.write(vault=vault)
+        output = await self._command("agents", "add", AGENT, "--deposit", str(budget_sats))
+        fields = output.strip().splitlines()[-1].split("\t") if output.strip() else []
+        if len(fields) != 3:
+            raise ChildFailed(f"`arbstr agents add` printed {output!r}, expected agent_id, name and token")
+        self.token = fields[2]
+
+    def write(self, *, vault: Mapping[str, object] | None = None) -> None:
+        """Write the configuration alone."""
         text = config_text(
             self.providers,
             database=self.database,
@@ -49,15 +58,8 @@ class Arbstr:
             model=self.model,
             max_requests=self.max_requests,
             admin_token=self.admin_token,
+            vault=vault,
         )
-        self._write_config(text)
-        output = await self._command("agents", "add", AGENT, "--deposit", str(budget_sats))
-        fields = output.strip().splitlines()[-1].split("\t") if output.strip() else []
-        if len(fields) != 3:
-            raise ChildFailed(f"`arbstr agents add` printed {output!r}, expected agent_id, name and token")
-        self.token = fields[2]
-
-    def _write_config(self, text: str) -> None:
         self.directory.mkdir(exist_ok=True)
         self.config.touch(mode=0o600)
         self.config.write_text(text)
@@ -75,9 +77,9 @@ class Arbstr:
             return done.stdout.decode()
         raise ChildFailed(f"`arbstr {' '.join(words)}` did not end within {COMMAND_S:g} s")
 
-    def server(self, port: int = 0) -> Child:
+    def server(self, verb: str = "serve", listen: str = "127.0.0.1:0") -> Child:
         """The server process, not yet started; its output goes to a file of its own."""
         self._starts += 1
-        log = self.directory / f"serve-{self._starts:03d}.log"
-        command = [*arbstr_command(), "serve", "-c", str(self.config), "-l", f"127.0.0.1:{port}"]
+        log = self.directory / f"{verb}-{self._starts:03d}.log"
+        command = [*arbstr_command(), verb, "-c", str(self.config), "-l", listen]
         return Child(command, log, ends_with=frozenset((0,)))

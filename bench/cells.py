@@ -26,8 +26,8 @@ PLAIN = Shot("plain")
 GAPS = Shot("gaps", True, GAP_EVENTS, instructions=f"gap_us={GAP_MS * 1_000:.0f}")
 BURST = Shot("burst", True, BURST_EVENTS, instructions="gap_us=0")
 TTFT = Shot("ttft", True, TTFT_EVENTS, instructions=f"gap_us={GAP_MS * 1_000:.0f}")
-HOLD = Shot("open", True, 10_000, instructions="gap_us=2000000")
-"""An event every 2 s, longer than anything is held."""
+HOLD = Shot("open", True, 10_000, instructions="gap_us=5000000")
+"""An event every 5 s, so that opening goes on beside it; longer than anything is held."""
 
 
 @frozen

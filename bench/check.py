@@ -1,7 +1,8 @@
 """Has a request become dearer? CPU of arbstr beside that of a bare reverse proxy, compared with the stored ratios.
 
-Only ratios count, so that the speed of the machine does not; the least of several interleaved rounds stands for each
-program, because what else the machine does can only add.
+Only ratios count, so that the speed of the machine does not. Both programs run at once and are measured in turn, with a
+fixed number of requests each, in many short rounds: what disturbs one of a pair is likely to disturb the other, and the
+median of the pairs' ratios leaves out those where it did not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 
 from attrs import evolve, frozen
 from rich.console import Console
@@ -29,10 +31,11 @@ STALE = 0.10
 
 @frozen
 class CheckOptions:
-    rounds: int = 4
-    seconds: float = 1.5
-    """Of plain load per round and program."""
+    rounds: int = 9
+    requests: int = 200
+    """Plain ones per round and program."""
     streams: int = 16
+    """At once, per round and program."""
     ratios: Path = RATIOS
     store: bool = False
     """Write the ratios instead of judging by them."""
@@ -40,12 +43,13 @@ class CheckOptions:
 
 @frozen
 class Compared:
-    """One kind of load. ``ratio`` is arbstr's CPU by the reference's, both the least of their rounds."""
+    """One kind of load: medians over the rounds. ``ratio`` is arbstr's CPU by the reference's in the same round."""
 
     load: str
     arbstr_us: float
     reference_us: float
     ratio: float
+    ratio_rounds: tuple[float, ...]
     stored: float | None
     runs: int = 1
 
@@ -70,7 +74,8 @@ class CheckReport:
         return not self.problems and not any(each.lost for each in self.compared)
 
 
-LOADS = ("plain", "gaps", "burst")
+SHOTS = {"gaps": evolve(cells.GAPS, completion_tokens=100), "burst": evolve(cells.BURST, completion_tokens=500)}
+LOADS = ("plain", *SHOTS)
 Costs = dict[tuple[str, str], list[float]]
 """CPU in µs per request or per event, by load and program, one for each round."""
 
@@ -138,12 +143,12 @@ async def _rounds(
 
 def _spec(load: str, program: Running, options: CheckOptions) -> LoadSpec:
     if load == "plain":
-        return cells.plain_spec(program, options.seconds)
-    return cells.stream_spec(program, cells.GAPS if load == "gaps" else cells.BURST, options.streams)
+        return evolve(program.spec, shots=(cells.PLAIN,), connections=cells.CONNECTIONS, requests=options.requests)
+    return cells.stream_spec(program, SHOTS[load], options.streams)
 
 
 def _cost_us(load: str, sample: Sample) -> float:
-    events = {"plain": 1, "gaps": cells.GAP_EVENTS, "burst": cells.BURST_EVENTS}[load]
+    events = SHOTS[load].completion_tokens if load in SHOTS else 1
     return (sample.cpu_ms or 0.0) * 1_000 / events
 
 
@@ -152,10 +157,12 @@ def compare(costs: Costs, reference: str, ours: str, stored: Mapping[str, float]
     found = []
     for load in LOADS:
         if (load, ours) in costs:
-            own, other = min(costs[load, ours]), min(costs[load, reference])
-            if not other:
-                raise ChildFailed(f"the reference used no CPU that could be counted under {load}; use longer rounds")
-            found.append(Compared(load, round(own, 2), round(other, 2), round(own / other, 4), stored.get(load)))
+            own, other = costs[load, ours], costs[load, reference]
+            if not all(other):
+                raise ChildFailed(f"the reference used no CPU that could be counted under {load}")
+            pairs = tuple(round(one / beside, 4) for one, beside in zip(own, other, strict=True))
+            middle = round(median(own), 2), round(median(other), 2)
+            found.append(Compared(load, *middle, round(median(pairs), 4), pairs, stored.get(load)))
     return tuple(found)
 
 

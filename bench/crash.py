@@ -44,6 +44,8 @@ class Round:
     told_msat: int
     charged_msat: int
     problems: tuple[str, ...]
+    victim: str = "arbstr"
+    """Which of the programs was killed."""
 
 
 @frozen
@@ -88,7 +90,7 @@ async def _rounds(directory: Path, times: int, seed: int, requests_per_s: float)
     rounds: list[Round] = []
     told, charged = 0, 0
     for number in range(1, times + 1):
-        asks, times_s = _load(draw.randrange(1 << 31), requests_per_s)
+        asks, times_s = draw_load(draw.randrange(1 << 31), requests_per_s)
         kill_after_s = draw.uniform(*KILL_AFTER_S)
         with trio.fail_after(ROUND_S):
             outcomes = await _until_killed(arbstr, asks, times_s, kill_after_s)
@@ -99,7 +101,8 @@ async def _rounds(directory: Path, times: int, seed: int, requests_per_s: float)
     return CrashReport(seed, tuple(rounds))
 
 
-def _load(seed: int, requests_per_s: float) -> tuple[list[Ask], list[float]]:
+def draw_load(seed: int, requests_per_s: float) -> tuple[list[Ask], list[float]]:
+    """Requests, and when each is sent."""
     arrivals = generate(REQUESTS, seed, arrivals_per_s=requests_per_s)
     return load.asks_of(arrivals, stream_share=0.5, seed=seed), [arrival.t_s for arrival in arrivals]
 
@@ -157,19 +160,21 @@ def judge_round(
     )
 
 
-async def main(times: int, seed: int, json_file: Path | None) -> int:
+async def main(times: int, seed: int, json_file: Path | None, *, two: bool = False) -> int:
     """The verb: kill, audit, print, write. Exit code 1 when anything was lost or invented."""
-    report = await crash(times, seed)
+    from bench import crash_two  # which is built on this file
+
+    report = await (crash_two.crash if two else crash)(times, seed)
     console = render.console()
     for each in report.rounds:
         console.print(
-            f"round {each.number}: killed after {each.killed_after_s} s, {each.answered} answered, {each.in_flight} in "
-            f"flight, told {each.told_msat} msat, charged {each.charged_msat} msat, "
+            f"round {each.number}: {each.victim} killed after {each.killed_after_s} s, {each.answered} answered, "
+            f"{each.in_flight} in flight, told {each.told_msat} msat, charged {each.charged_msat} msat, "
             f"{'books right' if not each.problems else f'{len(each.problems)} problems'}",
             soft_wrap=True,
         )
     for problem in report.problems:
         console.print(f"MONEY: {problem}", markup=False, soft_wrap=True)
     if json_file is not None:
-        render.write_json(json_file, "crash", {**machine.facts(), "times": times, "seed": seed}, report)
+        render.write_json(json_file, "crash", {**machine.facts(), "times": times, "seed": seed, "two": two}, report)
     return 0 if report.clean else 1

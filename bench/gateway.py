@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from attrs import asdict, define, frozen
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -191,10 +192,10 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 
 def print_gateway(report: GatewayReport, out: Console) -> None:
     """The table, the floor, what limited the load, and what was absent."""
-    table = Table()
+    table = Table(box=box.HEAVY_HEAD if out.is_terminal else box.MARKDOWN)
     table.add_column("program", no_wrap=True)
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("books", no_wrap=True)
     for row in report.rows:
         if row.name != DIRECT:
@@ -206,6 +207,7 @@ def print_gateway(report: GatewayReport, out: Console) -> None:
 
 
 COLUMNS = ("CPU ms", "ratio", "TTFT ms", "µs gaps", "µs burst", "p99 ms", "req/s", "MB", "start s")
+TABLE_WIDTH = 160
 LEGEND = (
     "CPU ms: per plain request, 32 connections; ratio: to arbstr's; TTFT, p99: added to the answerer alone; µs: CPU "
     "per chunk of a stream, 5 ms apart or all at once; MB: resident, many open streams; start s: to the first answer"
@@ -218,21 +220,25 @@ def _cells(row: Row, beside: Added) -> list[str]:
     failed = sum(row.failures.values())
     return [
         f"{name} (FAILED)" if row.failure else f"{name} ({failed} failed)" if failed else name,
-        _number(plain and plain.cpu_ms, 3),
-        _number(beside.cpu_ratio, 2),
-        _number(beside.ttft_ms, 2),
-        _number(row.gaps and row.gaps.cpu_us, 1),
-        _number(row.burst and row.burst.cpu_us, 1),
-        _number(beside.p99_ms, 1),
-        _number(plain and plain.requests_per_s, 0),
-        _number(memory and memory.open_mb, 0),
-        _number(row.start_s, 2),
+        _number(plain and plain.cpu_ms),
+        _number(beside.cpu_ratio),
+        _number(beside.ttft_ms),
+        _number(row.gaps and row.gaps.cpu_us),
+        _number(row.burst and row.burst.cpu_us),
+        _number(beside.p99_ms),
+        _number(plain and plain.requests_per_s),
+        _number(memory and memory.open_mb),
+        _number(row.start_s),
         row.books,
     ]
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
+def _number(value: float | None) -> str:
+    """With three digits that say something."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
 
 
 def _remarks(report: GatewayReport) -> Iterator[str]:
@@ -261,7 +267,7 @@ async def main(options: GatewayOptions, json_file: Path | None, plot: Path | Non
         plots.require()
     report = await gateway(options)
     facts = machine.facts()
-    out = render.console()
+    out = render.console(TABLE_WIDTH)
     out.print(", ".join(f"{name}: {value}" for name, value in facts.items()), markup=False)
     print_gateway(report, out)
     if json_file is not None:

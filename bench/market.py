@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -118,14 +118,18 @@ def config_text(
     model: str = MODEL,
     max_requests: int = 1_000,
     admin_token: str = "",
+    vault: Mapping[str, object] | None = None,
 ) -> str:
-    """A configuration file: accounts on, these providers, quiet logs. Rates are sats per 1,000,000 tokens."""
+    """A configuration file: accounts on, these providers, quiet logs. Rates are sats per 1,000,000 tokens.
+
+    ``vault`` are keys of ``[vault]`` with their values as TOML has them.
+    """
     admin = f'\nadmin_token = "{admin_token}"' if admin_token else ""
     head = [
         f'rate_unit = "{RATE_UNIT}"',
         f'[server]\nlisten = "127.0.0.1:0"\nmax_requests = {max_requests}' + admin,
         f'[database]\npath = {json.dumps(str(database))}\ndurability = "{durability}"',
-        "[vault]",
+        "\n".join(["[vault]", *(f"{key} = {value}" for key, value in (vault or {}).items())]),
         '[logging]\nlevel = "warning"',
     ]
     tables = [

@@ -107,7 +107,7 @@ async def running_arbstr(
     port = free_port()
     spec = LoadSpec("127.0.0.1", port, MODEL, (), token=server.token)
     started_s = trio.current_time()
-    async with server.server(port) as child:
+    async with server.server(listen=f"127.0.0.1:{port}") as child:
         await first_answer(child, spec)
         yield Running(program, child, spec, trio.current_time() - started_s, server)
 
@@ -159,7 +159,7 @@ def reverse_proxy() -> Program:
     def command(port: int, upstream: str, directory: Path) -> list[str]:
         return [sys.executable, "-m", "bench.reverse_proxy", "--upstream", upstream, "--port", str(port)]
 
-    return Program(REFERENCE, f"{version('hypercorn')}, {version('httpx')}", "no", command)
+    return Program(REFERENCE, f"{version('hypercorn')}/{version('httpx')}", "no", command)
 
 
 def _nginx(peers: Path) -> Program | None:

@@ -27,9 +27,9 @@ def write_json(path: Path, kind: str, facts: Mapping[str, object], report: objec
     path.write_text(json.dumps(document, indent=2, default=str) + "\n")
 
 
-def console() -> Console:
+def console(pipe_width: int = PIPE_WIDTH) -> Console:
     """For reports: as wide as the terminal, and wide enough for every table in a pipe."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    return Console() if sys.stdout.isatty() else Console(width=pipe_width)
 
 
 def print_replay(report: ReplayReport, out: Console) -> None:

@@ -114,7 +114,7 @@ async def soak(options: SoakOptions) -> SoakReport:
             arbstr = _arbstr(directory / "arbstr", upstream, options)
             await arbstr.create(BUDGET_SATS)
             port = free_port()
-            async with arbstr.server(port) as server:
+            async with arbstr.server(listen=f"127.0.0.1:{port}") as server:
                 spec = LoadSpec("127.0.0.1", port, MODEL, [shot for shot, _ in MIX], token=arbstr.token)
                 await programs.first_answer(server, spec)
                 watch = _Watch(server, spec, arbstr.admin_token)

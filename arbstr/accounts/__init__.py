@@ -4,9 +4,10 @@ Rules are pure (``_rules``, ``_policy``, ``_budgets``), commits are the store's,
 resolved in ``_recovery``.
 """
 
-from arbstr.accounts._accounts import AccountRef, Accounts, Holder
+from arbstr.accounts._accounts import AccountRef, Accounts
 from arbstr.accounts._actor import AgentAccountActor
 from arbstr.accounts._approvals import Approvals, Resolve, WaitFor, request_approval
+from arbstr.accounts._bank import Bank, Holder
 from arbstr.accounts._messages import (
     AccountView,
     Balance,
@@ -31,11 +32,15 @@ from arbstr.accounts._messages import (
     Sweep,
     Unfreeze,
 )
-from arbstr.accounts._now import deposit_now
+from arbstr.accounts._now import deposit_now, find_agent
 from arbstr.accounts._payment_messages import Decided, RequestApproval
 from arbstr.accounts._payments import Execute, Payments, SendPayment
+from arbstr.accounts._payments_desk import not_granted
 from arbstr.accounts._policy import PaymentDecision, Verdict, check_payment, check_request
 from arbstr.accounts._recovery import resolve_orphans
+from arbstr.accounts._remote_bank import RemoteBank, resolve_remote_orphans
+from arbstr.accounts._settlements import Backlog, Settlements
+from arbstr.accounts._vault_client import VaultClient
 from arbstr.accounts._webhooks import Replay, TellingLedger, Wake, Webhooks, WebhookTarget
 
 __all__ = [
@@ -44,7 +49,9 @@ __all__ = [
     "Accounts",
     "AgentAccountActor",
     "Approvals",
+    "Backlog",
     "Balance",
+    "Bank",
     "Decided",
     "Deposit",
     "Describe",
@@ -61,6 +68,7 @@ __all__ = [
     "PaymentDecision",
     "Payments",
     "Release",
+    "RemoteBank",
     "Renew",
     "Replay",
     "RequestApproval",
@@ -72,9 +80,11 @@ __all__ = [
     "SendPayment",
     "SetPolicy",
     "Settle",
+    "Settlements",
     "Sweep",
     "TellingLedger",
     "Unfreeze",
+    "VaultClient",
     "Verdict",
     "WaitFor",
     "Wake",
@@ -83,6 +93,9 @@ __all__ = [
     "check_payment",
     "check_request",
     "deposit_now",
+    "find_agent",
+    "not_granted",
     "request_approval",
     "resolve_orphans",
+    "resolve_remote_orphans",
 ]

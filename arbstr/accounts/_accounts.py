@@ -5,16 +5,16 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import trio
-from attrs import frozen
 
 from actors import ActorDeadError, ActorSystem, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
 from arbstr.accounts._actor import IDLE_S, AgentAccountActor
+from arbstr.accounts._bank import Asked, Holder, Told
 from arbstr.accounts._messages import Sweep
-from arbstr.errors import ArbstrError, InvalidRequest, LedgerUnavailable
+from arbstr.errors import ArbstrError, InvalidRequest, LedgerUnavailable, NotAnswered
 from arbstr.store import (
     BearerRow,
     Ledger,
@@ -34,18 +34,12 @@ DISK_DEADLINE_S = 10.0
 """For a change that somebody waits for; a commit takes milliseconds, a locked file five seconds to give up."""
 
 
-@frozen
-class Holder:
-    """Whose a token is. One with a ``budget_id`` spends from that budget only."""
-
-    agent_id: str
-    name: str
-    """Of the agent."""
-    budget_id: str | None = None
+_UNANSWERED = (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning)
+"""What an ask can come to when it gets no answer."""
 
 
 class Accounts:
-    """The agents of one ledger. Lives on the Trio thread.
+    """The agents of one ledger: a ``Bank`` in this process. Lives on the Trio thread.
 
     Account actors start when they are first needed, and end when nobody has needed them for ``idle_s``. So ask for a
     ``ref`` each time and use it at once: one that is kept across a wait may be dead. A message that is sent to a fresh
@@ -119,13 +113,22 @@ class Accounts:
     async def ask(self, agent_id: str, message: Any, *, timeout_s: float = DISK_DEADLINE_S) -> Any:
         """What the account of an agent answers to ``message``, one of ``_messages``.
 
-        Raises what the account refuses with, NotFound for an agent that there is not, and LedgerUnavailable when no
-        answer came: then it may have been done all the same.
+        Raises what the account refuses with, NotFound for an agent that there is not, and NotAnswered when no answer
+        came: then it may have been done all the same.
         """
         try:
             return await self.ref(agent_id).request(message, timeout_s=timeout_s)
-        except (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning) as error:
-            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
+        except _UNANSWERED as error:
+            raise NotAnswered(f"the account did not answer: {error}", retry_after_s=1) from error
+
+    def request(self, holder: Holder, message: Asked) -> Coroutine[Any, Any, Any]:
+        return self.ask(holder.agent_id, message)
+
+    def tell(self, holder: Holder, message: Told) -> None:
+        try:
+            self.ref(holder.agent_id).tell(message)
+        except _UNANSWERED as error:
+            raise NotAnswered(f"the account was not reached: {error}", retry_after_s=1) from error
 
     def retired(self, agent_id: str, ref: TrioActorRef[Any]) -> None:
         """An account actor that has nothing to do is about to end."""

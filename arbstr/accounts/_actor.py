@@ -235,6 +235,9 @@ class AgentAccountActor(TrioActor):
     # Decisions
 
     def _reserve(self, job: Job, message: Reserve) -> None:
+        if message.approval_id is not None:
+            self._claim(job, message, message.approval_id)
+            return
         books = self.books
         known = books.holds.get(message.key)
         if known is not None:
@@ -243,18 +246,13 @@ class AgentAccountActor(TrioActor):
         if message.key in self._ended:
             raise _used(message.key)
         before, now = books.account, time.time_ns()
-        policy.check_request(
-            books.policy(now),
-            books.day_spend_msat(now),
-            len(books.holds),
-            message.amount_msat,
-            message.model,
-            books.frozen_ns is not None,
-        )
-        if message.budget_id is not None:
-            budget, (held, holds) = books.budgets.get(message.budget_id), books.budget_use(message.budget_id)
-            check_budget(budget, held, holds, message.amount_msat, message.model, now)
-        move = rules.reserve(before, message.amount_msat)
+        budget_id = message.budget_id
+        if message.owed:
+            move = rules.owe(before, message.amount_msat)
+            budget_id = budget_id if budget_id in books.budgets else None  # one that has ended counts no more
+        else:
+            self._check_request(message, now)
+            move = rules.reserve(before, message.amount_msat)
         row = HoldRow(
             hold_id=new_hold_id(),
             key=message.key,
@@ -266,7 +264,7 @@ class AgentAccountActor(TrioActor):
             created_ns=now,
             lease_ns=self._lease_until(message, now),
             correlation_id=message.correlation_id,
-            budget_id=message.budget_id,
+            budget_id=budget_id,
         )
         details: dict[str, object] = {
             "key": message.key,
@@ -274,8 +272,8 @@ class AgentAccountActor(TrioActor):
             "held_msat": message.amount_msat,
             "model": row.model,
         }
-        if message.budget_id is not None:
-            details["budget_id"] = message.budget_id
+        if budget_id is not None:
+            details["budget_id"] = budget_id
         change = AccountChange(
             key=f"reserve:{message.key}",
             kind="reserve",
@@ -288,6 +286,26 @@ class AgentAccountActor(TrioActor):
         )
         self.commit(change, job, message.key, Held(message.key, message.amount_msat, move.after.available_msat))
         self._own(books.holds[message.key], message)
+
+    def _claim(self, job: Job, message: Reserve, approval_id: str) -> None:
+        granted = payments_desk.claim(self, job, message, approval_id)
+        if granted is not None:
+            self._own(self.books.holds[granted], message)
+
+    def _check_request(self, message: Reserve, now_ns: int) -> None:
+        """Whether policy and budget allow it. Raises BillingRefused."""
+        books = self.books
+        policy.check_request(
+            books.policy(now_ns),
+            books.day_spend_msat(now_ns),
+            len(books.holds),
+            message.amount_msat,
+            message.model,
+            books.frozen_ns is not None,
+        )
+        if message.budget_id is not None:
+            budget, (held, holds) = books.budgets.get(message.budget_id), books.budget_use(message.budget_id)
+            check_budget(budget, held, holds, message.amount_msat, message.model, now_ns)
 
     def _lease_until(self, message: Reserve | Extend | Renew, now_ns: int) -> int:
         return now_ns + (self.lease_ns if message.lease_s is None else int(message.lease_s * NS))
@@ -303,7 +321,7 @@ class AgentAccountActor(TrioActor):
 
     def _own(self, hold: OpenHold, message: Reserve) -> None:
         if message.owner is not None:
-            hold.owner = self._owners[message.key] = message.owner
+            hold.owner = self._owners[hold.row.key] = message.owner
 
     def _answer_from_hold(self, job: Job, hold: OpenHold) -> None:
         """It holds enough as it is; said only when that is on disk (M6)."""
@@ -352,7 +370,14 @@ class AgentAccountActor(TrioActor):
         self._end_hold(job, message, message.charge_msat)
 
     def _release(self, job: Job, message: Release) -> None:
-        self._end_hold(job, message, 0)
+        if not self.books.awaits_approval(message.key):
+            self._end_hold(job, message, 0)
+        elif message.withdraw:
+            payments_desk.withdraw_request(self, job, message)
+        elif message.receipt is not None:
+            self._end_nothing(job, message)
+        else:
+            raise _pending(message.key)
 
     def _end_hold(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
         books, hold = self.books, self._open_request(message.key)
@@ -368,6 +393,8 @@ class AgentAccountActor(TrioActor):
             details["reason"] = message.reason
         elif move.after.debt_msat > before.debt_msat:
             details["debt_msat"] = move.after.debt_msat
+        if message.receipt is not None and message.receipt.request_id != message.key:
+            details["request_id"] = message.receipt.request_id  # it is held under its approval's id
         change = AccountChange(
             key=f"end:{message.key}",
             kind="settle" if settled else "release",
@@ -428,6 +455,8 @@ class AgentAccountActor(TrioActor):
             self._look_up_end(job, message, charge_msat)
         elif ended.charged_msat != charge_msat:
             raise _ended_otherwise(message.key, ended.charged_msat, charge_msat)
+        elif _is_withdrawal(message):
+            self._end_nothing(job, message)
         elif ended.operation is not None:
             ended.operation.jobs.append(job)
         else:
@@ -445,6 +474,8 @@ class AgentAccountActor(TrioActor):
                 self.park(job, ledger_down=False)
             elif row.charged_msat != charge_msat:
                 self.refuse(job, _ended_otherwise(message.key, row.charged_msat, charge_msat))
+            elif _is_withdrawal(message):
+                self._end_nothing(job, message)
             else:
                 account = self._books.account if self._books else AccountRow(self.agent_id)
                 job.reply.set(Ended(message.key, charge_msat, account.available_msat, account.debt_msat))
@@ -728,6 +759,11 @@ def _pending(key: str) -> BillingRefused:
 def _pointless(job: Job) -> bool:
     """Whoever asked has gone away since. Of a hold, a release is on its way, or its lease runs out."""
     return job.awaited and job.reply.abandoned and type(job.message) in NOTHING_UNHEARD
+
+
+def _is_withdrawal(message: Settle | Release) -> bool:
+    """Of a request whose approval was denied or has timed out by itself, which has filed no receipt."""
+    return isinstance(message, Release) and message.withdraw
 
 
 def _ended_otherwise(key: str, first_msat: int, now_msat: int) -> BillingRefused:

@@ -22,7 +22,6 @@ from arbstr.store import (
     AlertSent,
     Also,
     ApprovalRow,
-    ApprovalStatus,
     BearerRow,
     BudgetRow,
     Frozen,
@@ -99,7 +98,7 @@ class Books:
     payments: dict[str, PaymentRow] = field(factory=dict)
     """Those without an end, by transaction id."""
     approvals: dict[str, ApprovalRow] = field(factory=dict)
-    """Those that are pending, by id."""
+    """Those that are open, by id."""
     day: Day = field(factory=Day)
     frozen_ns: int | None = None
     last_alert_ns: int | None = None
@@ -138,8 +137,9 @@ class Books:
         use = self._use.get(budget_id)
         return (use.held_msat, use.holds) if use else (0, 0)
 
-    def awaits_approval(self, transaction_id: str) -> bool:
-        return any(row.transaction_id == transaction_id for row in self.approvals.values())
+    def awaits_approval(self, key: str) -> bool:
+        """Whether a request's hold is an open approval's, whose id it then has as its key: nobody else may end it."""
+        return key in self.approvals
 
     # What is done to them
 
@@ -192,7 +192,7 @@ class Books:
             case PaymentRow():
                 _keep(self.payments, row.transaction_id, row, row.state not in FINAL)
             case ApprovalRow():
-                _keep(self.approvals, row.approval_id, row, row.status is ApprovalStatus.PENDING)
+                _keep(self.approvals, row.approval_id, row, row.is_open)
             case BearerRow():
                 _keep(self.tokens, row.token_id, row, row.revoked_ns is None)
             case PolicyRow():

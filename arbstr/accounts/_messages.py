@@ -14,7 +14,12 @@ class Reserve:
 
     BillingRefused with 402 (``insufficient_balance``, ``outstanding_debt``, ``budget_exhausted``), 403 (``frozen``,
     ``deny_all_policy``, ``model_not_allowed``, ``exceeds_max_transaction``, ``exceeds_daily_limit``, ``budget_ended``),
-    429 (``too_many_holds``) or 409 (``key_used``, ``approval_pending``); LedgerUnavailable (503).
+    429 (``too_many_holds``) or 409 (``key_used``, ``approval_pending``); LedgerUnavailable (503). ApprovalNeeded where
+    ``RequestApproval`` would have a human asked.
+
+    With ``approval_id`` it takes what a human has granted, once: ``Held`` names the key and the amount that were
+    granted. 404 (``approval_not_found``), 409 (``approval_pending``), 403 (``approval_denied``, ``approval_timed_out``,
+    ``approval_used``, ``approval_mismatch``), and what the policy says against it by now.
     """
 
     key: str
@@ -28,6 +33,9 @@ class Reserve:
     """Of the token that asks: it may spend from this budget only."""
     lease_s: float | None = None
     """Kept so long without a sign of life; None: as long as the account is told for all."""
+    approval_id: str | None = None
+    owed: bool = False
+    """For what has been used already: no policy, limit or budget is asked, and the amount must be 0."""
 
 
 @frozen
@@ -69,12 +77,15 @@ class Settle:
 class Release:
     """End the hold without a charge. Answer: ``Ended``; also for a key that never held anything: the receipt is filed.
 
-    Sent as a tell by an asker that was cancelled before it learned whether its ``Reserve`` went through.
+    Sent as a tell by an asker that was cancelled before it learned whether its ``Reserve`` went through. What an
+    approval that is open holds is given back only by ``withdraw``: then nobody need decide any more. Else the receipt
+    is filed and the approval stays open; without a receipt it is BillingRefused (409 ``approval_pending``).
     """
 
     key: str
     reason: str
     receipt: ReceiptRow | None
+    withdraw: bool = False
 
 
 @frozen

@@ -82,15 +82,19 @@ class MovePayment:
 class RequestApproval:
     """Have a human decide about a request to a model that exceeds its agent's limit. Answer: ApprovalRow.
 
-    ``amount_msat`` is held under ``key`` at once; when it is approved, ``Reserve`` with this key finds it. A repeat is
-    answered with the first approval. BillingRefused as for ``Reserve``, also where no approval timeout is set.
+    ``approval_id`` is a new one. ``amount_msat`` is held under it at once; when it is approved, ``Reserve`` with the
+    approval's id takes that. A repeat is answered with the first approval. BillingRefused as for ``Reserve``, also
+    where no approval timeout is set, and 429 (``too_many_approvals``).
     """
 
-    key: str
+    approval_id: str
     amount_msat: int
     model: str
     provider: str
     correlation_id: str | None = None
+    budget_id: str | None = None
+    request_id: str | None = None
+    """Of the request that asks, for the audit log."""
 
 
 @frozen
@@ -98,7 +102,8 @@ class Decide:
     """Resolve an approval, once. Answer: Decided, whose status may differ from what was asked for.
 
     What has expired times out; a grant whose re-check fails (policy, freeze, day, debt) is a denial with its reason.
-    NotFound; BillingRefused (409 ``approval_resolved``, ``not_expired``).
+    What was granted to a request times out as well when nobody comes for it. NotFound; BillingRefused (409
+    ``approval_resolved``, ``not_expired``).
     """
 
     approval_id: str

@@ -17,8 +17,10 @@ from attrs import evolve
 from arbstr.accounts import _rules as rules
 from arbstr.accounts._alerts import balance_alert, is_alert_due
 from arbstr.accounts._books import Books, Desk, Handler, Job
+from arbstr.accounts._budgets import check_budget
 from arbstr.accounts._events import payment_event
 from arbstr.accounts._machine import Money, step
+from arbstr.accounts._messages import Ended, Held, Release, Reserve
 from arbstr.accounts._payment_messages import Decide, Decided, Draft, MovePayment, Pay, RequestApproval, Withdraw
 from arbstr.accounts._policy import PaymentDecision, Verdict, check_payment, check_request
 from arbstr.errors import BillingRefused, LedgerUnavailable, NotFound
@@ -38,8 +40,10 @@ from arbstr.store import (
     PaymentState,
     PolicyRow,
     Question,
+    ReceiptRow,
     StoreError,
     new_approval_id,
+    request_hold_id,
 )
 from arbstr.wallets import SIMULATED, InvoiceUnreadable, read_invoice
 
@@ -50,6 +54,8 @@ DEFAULT_APPROVAL_MS = 300_000
 """For a withdrawal of an agent without an approval timeout (contract: vault, section 8)."""
 CLAIM_NS = 15 * 60 * 1_000_000_000
 """An approved request has so long to come for its money."""
+MAX_REQUEST_APPROVALS = 1_000
+"""Of one agent at once: a human has no use for more, and each waits in memory."""
 NO_LEASE_NS = (1 << 63) - 1
 """A payment's hold ends with the payment, never with a lease."""
 
@@ -365,8 +371,8 @@ def alert_if_due(desk: Desk, now_ns: int) -> None:
 
 def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
     books, now_ns = desk.books, time.time_ns()
-    if message.key in books.holds:
-        _ask_approval(desk, job, FindApproval(transaction_id=message.key), message.key)
+    if message.approval_id in books.holds:
+        _ask_approval(desk, job, message.approval_id)
         return
     policy = books.policy(now_ns)
     if policy is None or not policy.set_by_operator or not policy.approval_timeout_ms:
@@ -375,31 +381,45 @@ def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
             status=403,
             reason="exceeds_max_transaction",
         )
+    if len(books.approvals) >= MAX_REQUEST_APPROVALS:
+        raise BillingRefused(
+            f"{MAX_REQUEST_APPROVALS} approvals of the agent are open already; have the operator decide",
+            status=429,
+            reason="too_many_approvals",
+            retry_after_s=60,
+        )
     day_msat, frozen = books.day_spend_msat(now_ns), books.frozen_ns is not None
     check_request(policy, day_msat, len(books.holds), message.amount_msat, message.model, frozen, approved=True)
+    if message.budget_id is not None:
+        held_msat, holds = books.budget_use(message.budget_id)
+        budget = books.budgets.get(message.budget_id)
+        check_budget(budget, held_msat, holds, message.amount_msat, message.model, now_ns)
     move = rules.reserve(books.account, message.amount_msat)
-    approval = _new_approval(desk, "request", message.key, message.amount_msat, message.model, policy)
+    approval = _new_approval(desk, "request", message.approval_id, message.amount_msat, message.model, policy)
+    approval = evolve(approval, approval_id=message.approval_id)
     hold = evolve(
-        _hold_row(desk, message.key, message.amount_msat, "request"),
-        hold_id=approval.approval_id.replace("apr_", "tx_"),
+        _hold_row(desk, message.approval_id, message.amount_msat, "request"),
+        hold_id=_reference(approval),
         model=message.model,
         provider=message.provider,
         lease_ns=approval.expires_ns,
         correlation_id=message.correlation_id,
+        budget_id=message.budget_id,
     )
     event = payment_event("approval_required", _as_payment(approval), now_ns, model=message.model)
+    details: dict[str, object] = {"model": message.model, "request_id": message.request_id}
     change = AccountChange(
-        key=f"reserve:{message.key}",
+        key=f"reserve:{message.approval_id}",
         kind="reserve",
         at_ns=now_ns,
         before=books.account,
         after=move.after,
         postings=move.postings,
-        audit=AuditEntry("APPROVAL_REQUESTED", _approval_details(approval, None) | {"model": message.model}),
+        audit=AuditEntry("APPROVAL_REQUESTED", _approval_details(approval, None) | details),
         hold=hold,
         also=(approval, event),
     )
-    desk.commit(change, job, message.key, approval)
+    desk.commit(change, job, message.approval_id, approval)
 
 
 def decide(desk: Desk, job: Job, message: Decide) -> None:
@@ -408,11 +428,14 @@ def decide(desk: Desk, job: Job, message: Decide) -> None:
     if approval is None:
         _ask_resolved(desk, job, message.approval_id)
         return
-    expired = now_ns >= approval.expires_ns
+    granted, expired = approval.status is ApprovalStatus.APPROVED, now_ns >= approval.expires_ns
+    if granted and message.verdict != "expire":
+        raise approval_resolved(approval)
     if message.verdict == "expire" and not expired:
         raise BillingRefused("the approval has not expired", status=409, reason="not_expired")
     if expired:
-        _close(desk, job, approval, ApprovalStatus.TIMED_OUT, "expiry", "approval_timeout", now_ns)
+        why = "not_used" if granted else "approval_timeout"
+        _close(desk, job, approval, ApprovalStatus.TIMED_OUT, "expiry", why, now_ns)
     elif message.verdict == "deny":
         _close(desk, job, approval, ApprovalStatus.DENIED, message.by, message.why, now_ns)
     elif (objection := _objection(books, approval, now_ns)) is not None:
@@ -439,10 +462,27 @@ def _objection(books: Books, approval: ApprovalRow, now_ns: int) -> str | None:
         )
         return decision.reason if decision.verdict is Verdict.DENY else None
     try:
-        check_request(policy, day_msat, len(books.holds) - 1, hold.amount_msat, hold.model, frozen, approved=True)
+        _check_again(books, hold, now_ns)
     except BillingRefused as refusal:
         return refusal.reason
-    return "outstanding_debt" if books.account.debt_msat > 0 else None
+    return None
+
+
+def _check_again(books: Books, hold: HoldRow, now_ns: int) -> None:
+    """What ``Reserve`` asks, of a request's hold that is there already. Raises BillingRefused."""
+    policy, frozen = books.policy(now_ns), books.frozen_ns is not None
+    day_msat = books.day_spend_msat(now_ns) - hold.amount_msat
+    check_request(policy, day_msat, len(books.holds) - 1, hold.amount_msat, hold.model, frozen, approved=True)
+    if hold.budget_id is not None:
+        held_msat, holds = books.budget_use(hold.budget_id)
+        budget, others_msat = books.budgets.get(hold.budget_id), held_msat - hold.amount_msat
+        check_budget(budget, others_msat, holds - 1, hold.amount_msat, hold.model, now_ns)
+    if books.account.debt_msat > 0:
+        raise BillingRefused(
+            f"Insufficient balance: a debt of {books.account.debt_msat} msat is open; deposit more than that",
+            reason="outstanding_debt",
+            details={"debt_msat": books.account.debt_msat},
+        )
 
 
 def _grant(desk: Desk, job: Job, approval: ApprovalRow, message: Decide, now_ns: int) -> None:
@@ -460,7 +500,8 @@ def _grant(desk: Desk, job: Job, approval: ApprovalRow, message: Decide, now_ns:
         payment = evolve(payment, state=S.HELD, updated_ns=now_ns)
         also = (granted, payment)
     else:
-        lease_ns = now_ns + max(CLAIM_NS, desk.lease_ns)
+        lease_ns = now_ns + CLAIM_NS
+        granted = evolve(granted, expires_ns=lease_ns)  # it is open until somebody comes for it
         also = (granted, payment_event("approval_granted", _as_payment(approval), now_ns, payment_status="HELD"))
     hold = desk.books.holds[approval.transaction_id].row
     account = desk.books.account
@@ -479,9 +520,19 @@ def _grant(desk: Desk, job: Job, approval: ApprovalRow, message: Decide, now_ns:
 
 
 def _close(
-    desk: Desk, job: Job, approval: ApprovalRow, status: ApprovalStatus, by: str, why: str | None, now_ns: int
+    desk: Desk,
+    job: Job,
+    approval: ApprovalRow,
+    status: ApprovalStatus,
+    by: str,
+    why: str | None,
+    now_ns: int,
+    receipt: ReceiptRow | None = None,
 ) -> None:
-    """Denied or timed out: its hold is given back, and its payment has failed. ``why`` None: nobody said."""
+    """Denied or timed out: its hold is given back, and its payment has failed. ``why`` None: nobody said.
+
+    ``receipt``: of the request that withdraws it, which hears that its hold has ended.
+    """
     timed_out = status is ApprovalStatus.TIMED_OUT
     closed = evolve(approval, status=status, resolved_ns=now_ns, decided_by=by, reason=why)
     payment = desk.books.payments.get(approval.transaction_id)
@@ -507,8 +558,124 @@ def _close(
         ),
         hold=_ended(hold, 0, now_ns),
         also=(*also, event),
+        receipt=receipt,
     )
-    desk.commit(change, job, approval.transaction_id, Decided(closed, payment))
+    answer: object = Decided(closed, payment)
+    if isinstance(job.message, Release):
+        answer = Ended(approval.transaction_id, 0, move.after.available_msat, move.after.debt_msat)
+    desk.commit(change, job, approval.transaction_id, answer)
+
+
+# Requests that come for what was granted
+
+
+def claim(desk: Desk, job: Job, message: Reserve, approval_id: str) -> str | None:
+    """Let a request have, once, what a human has allowed. The key of the hold, or None when the job is seen to later.
+
+    Everything is asked again at this moment but the limit that the human has lifted.
+    """
+    books, now_ns = desk.books, time.time_ns()
+    approval = books.approvals.get(approval_id)
+    if approval is None or approval.kind != "request":
+        _look_up_claim(desk, job, approval_id)
+        return None
+    if now_ns >= approval.expires_ns:
+        raise not_granted(evolve(approval, status=ApprovalStatus.TIMED_OUT))
+    if approval.status is ApprovalStatus.PENDING:
+        raise not_granted(approval)
+    hold = books.holds[approval.transaction_id].row
+    _check_claim(message, approval, hold)
+    _check_again(books, hold, now_ns)
+    used = evolve(approval, status=ApprovalStatus.USED)
+    details: dict[str, object] = {"request_id": message.key, "provider": message.provider}
+    change = AccountChange(
+        key=f"claim:{approval_id}",
+        kind="approval",
+        at_ns=now_ns,
+        before=books.account,
+        after=_next(books.account),
+        postings=(),
+        audit=AuditEntry("APPROVAL_USED", _approval_details(used, None) | details),
+        hold=_held(hold, now_ns + desk.lease_ns),
+        also=(used,),
+    )
+    answer = Held(hold.key, hold.amount_msat, books.account.available_msat)
+    desk.commit(change, job, hold.key, answer)
+    return hold.key
+
+
+def _check_claim(message: Reserve, approval: ApprovalRow, hold: HoldRow) -> None:
+    """A grant is for a model, up to an amount, and for whoever asked: the agent, or a budget of it."""
+    if message.budget_id != hold.budget_id or message.model != hold.model:
+        raise BillingRefused(
+            f"Policy denied: approval {approval.approval_id} is for the model {hold.model!r} and for the token that "
+            "asked; send the request as it was when it was put off",
+            status=403,
+            reason="approval_mismatch",
+            details={"approval_id": approval.approval_id},
+        )
+    if message.amount_msat > hold.amount_msat:
+        raise BillingRefused(
+            f"Policy denied: this request may cost up to {message.amount_msat} msat and approval "
+            f"{approval.approval_id} allows {hold.amount_msat} msat; send the request as it was, or ask anew without "
+            "the approval",
+            status=403,
+            reason="approval_mismatch",
+            details={
+                "approval_id": approval.approval_id,
+                "approved_msat": hold.amount_msat,
+                "requested_msat": message.amount_msat,
+            },
+        )
+
+
+def _look_up_claim(desk: Desk, job: Job, approval_id: str) -> None:
+    """It is not open as far as we know: what has become of it?"""
+
+    def found(row: ApprovalRow | None) -> None:
+        if row is None or row.agent_id != desk.agent_id or row.kind != "request":
+            desk.refuse(job, BillingRefused("Approval not found", status=404, reason="approval_not_found"))
+        elif row.is_open:  # on disk: our books are old
+            desk.park(job, ledger_down=False)
+        else:
+            desk.refuse(job, not_granted(row))
+
+    _ask(desk, job, FindApproval(approval_id=approval_id), found)
+
+
+def not_granted(approval: ApprovalRow) -> BillingRefused:
+    """Why nobody gets anything for it, now or ever."""
+    match approval.status:
+        case ApprovalStatus.PENDING:
+            return _nothing(approval, "waits for a human", status=409, reason="approval_pending")
+        case ApprovalStatus.DENIED:
+            said = f": {approval.reason}" if approval.reason else ""
+            return _nothing(approval, f"was denied{said}", reason="approval_denied")
+        case ApprovalStatus.USED:
+            return _nothing(approval, "has been used; it is good for one request", reason="approval_used")
+        case _:
+            what = "has timed out; send the request without it to ask anew"
+            return _nothing(approval, what, reason="approval_timed_out")
+
+
+def _nothing(approval: ApprovalRow, what: str, *, reason: str, status: int = 403) -> BillingRefused:
+    details: dict[str, int | str] = {
+        "approval_id": approval.approval_id,
+        "amount_msat": approval.amount_msat,
+        "expires_ns": approval.expires_ns,
+    }
+    message = f"Policy denied: approval {approval.approval_id} {what}"
+    return BillingRefused(message, status=status, reason=reason, details=details)
+
+
+def withdraw_request(desk: Desk, job: Job, message: Release) -> None:
+    """Whoever asked has left without learning of its approval, which is open: nobody would come for it."""
+    approval = desk.books.approvals.get(message.key)
+    if approval is None or approval.kind != "request":
+        raise BillingRefused(f"{message.key} is not a request's approval", status=409, reason="approval_pending")
+    # A decision stands.
+    how = ApprovalStatus.TIMED_OUT if approval.status is ApprovalStatus.APPROVED else ApprovalStatus.DENIED
+    _close(desk, job, approval, how, "requester", "withdrawn", time.time_ns(), message.receipt)
 
 
 def _ask_resolved(desk: Desk, job: Job, approval_id: str) -> None:
@@ -523,14 +690,14 @@ def _ask_resolved(desk: Desk, job: Job, approval_id: str) -> None:
     _ask(desk, job, FindApproval(approval_id=approval_id), found)
 
 
-def _ask_approval(desk: Desk, job: Job, question: FindApproval, key: str) -> None:
+def _ask_approval(desk: Desk, job: Job, approval_id: str) -> None:
     def found(row: ApprovalRow | None) -> None:
         if row is None or row.agent_id != desk.agent_id:
-            desk.refuse(job, BillingRefused(f"the key {key} was used before", status=409, reason="key_used"))
+            desk.refuse(job, BillingRefused(f"the key {approval_id} was used before", status=409, reason="key_used"))
         else:
             job.reply.set(row)
 
-    _ask(desk, job, question, found)
+    _ask(desk, job, FindApproval(approval_id=approval_id), found)
 
 
 # Parts
@@ -621,7 +788,7 @@ def _commit_quietly(desk: Desk, change: AccountChange, key: str) -> None:
 def _as_payment(approval: ApprovalRow) -> PaymentRow:
     """What events say about an approval of a request, in the words of a payment."""
     return PaymentRow(
-        transaction_id=approval.transaction_id,
+        transaction_id=_reference(approval),
         agent_id=approval.agent_id,
         kind="payment",
         amount_msat=approval.amount_msat,
@@ -663,7 +830,7 @@ def _end_details(payment: PaymentRow, message: MovePayment) -> dict[str, object]
 
 
 def _approval_details(approval: ApprovalRow, payment: PaymentRow | None) -> dict[str, object]:
-    details: dict[str, object] = {"ref_id": approval.transaction_id, "amount_msat": approval.amount_msat}
+    details: dict[str, object] = {"ref_id": _reference(approval), "amount_msat": approval.amount_msat}
     if approval.status is ApprovalStatus.PENDING and payment is not None:
         details["policy_decision"] = payment.decision
     details["approval_id"] = approval.approval_id
@@ -671,7 +838,14 @@ def _approval_details(approval: ApprovalRow, payment: PaymentRow | None) -> dict
         details["expires_at"] = approval.expires_ns // NS_PER_MS
     elif approval.decided_by is not None:
         details["by"] = approval.decided_by
+        if approval.reason is not None:
+            details["reason"] = approval.reason
     return details
+
+
+def _reference(approval: ApprovalRow) -> str:
+    """What it is about, by the name under which anybody may ask: a request's hold has the approval's id as its key."""
+    return request_hold_id(approval.approval_id) if approval.kind == "request" else approval.transaction_id
 
 
 def _key_reused(key: str) -> BillingRefused:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from attrs import frozen
 
-from arbstr.errors import BillingRefused
+from arbstr.errors import ApprovalNeeded, BillingRefused
 from arbstr.store import AccountRow, PolicyRow
 from arbstr.units import format_sats
 
@@ -42,13 +42,14 @@ def check_request(
     """Whether a hold of ``amount_msat`` for a request to ``model`` may be made.
 
     ``day_spend_msat`` is what was charged in the last day and what is held; ``approved``: a human has allowed this
-    amount. Raises BillingRefused: 403, or 429 when more may be held once something else has ended.
+    amount. Raises BillingRefused: 403, or 429 when more may be held once something else has ended; ApprovalNeeded
+    when the amount is too large and the policy lets a human be asked.
     """
     limits = _limits(policy, frozen)
     if limits is None:
         return
     _check_model(limits.models, model, f"version {limits.version} of the agent's policy")
-    _check_amount(limits, amount_msat, approved)
+    _check_amount(limits, amount_msat, approved, ask=bool(limits.approval_timeout_ms))
     _check_day(limits, day_spend_msat, amount_msat)
     if limits.max_holds is not None and open_holds >= limits.max_holds:
         raise too_many_holds(open_holds, limits.max_holds, "the agent")
@@ -107,10 +108,10 @@ def _check_model(models: tuple[str, ...], model: str, whose: str) -> None:
         )
 
 
-def _check_amount(policy: PolicyRow, amount_msat: int, approved: bool) -> None:
+def _check_amount(policy: PolicyRow, amount_msat: int, approved: bool, *, ask: bool = False) -> None:
     limit = policy.max_transaction_msat
     if limit is not None and amount_msat > limit and not approved:
-        raise BillingRefused(
+        raise (ApprovalNeeded if ask else BillingRefused)(
             f"Policy denied: this request may cost up to {format_sats(amount_msat)} sats and one transaction may be "
             f"{format_sats(limit)} sats at most; lower max_tokens, or have the operator raise the limit",
             status=403,

@@ -86,6 +86,13 @@ def reserve(account: AccountRow, amount_msat: int) -> Move:
     return _moved(account, available=-amount_msat, held=amount_msat)
 
 
+def owe(account: AccountRow, amount_msat: int) -> Move:
+    """A hold of nothing, for what has been used already; it can be made whatever the balance. Raises ValueError."""
+    if amount_msat:
+        raise ValueError(f"nothing can be set aside for what has been used already, got {amount_msat} msat")
+    return _moved(account)
+
+
 def settle(account: AccountRow, held_msat: int, charge_msat: int) -> Move:
     """End a hold of ``held_msat`` by charging ``charge_msat``; the rest goes back.
 

@@ -8,5 +8,6 @@ queued.
 from arbstr.assembly._collector import relaxed_collector
 from arbstr.assembly._reload import Reloader
 from arbstr.assembly._serve import serve
+from arbstr.assembly._vault_alone import serve_vault
 
-__all__ = ["Reloader", "relaxed_collector", "serve"]
+__all__ = ["Reloader", "relaxed_collector", "serve", "serve_vault"]

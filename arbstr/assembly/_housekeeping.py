@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import trio
 from attrs import define
 
 from actors import InboxFull, TrioActorRef
-from arbstr.accounts import Accounts
+from arbstr.accounts import Accounts, RemoteBank
 from arbstr.providers import Fleet
 from arbstr.requests import Requests
 from arbstr.store import HoldTotals, Store, StoreError, StoreUnavailable, read_hold_totals
@@ -27,7 +28,7 @@ class Keeper:
     fleet: Fleet
     catalog: TrioActorRef  # type: ignore[type-arg]  # only its being alive is asked
     requests: Requests
-    accounts: Accounts | None
+    accounts: Accounts | RemoteBank | None
     store: Store
     open_holds: OpenHolds | None = None
 
@@ -50,12 +51,24 @@ class Keeper:
     def _count_holds(self) -> None:
         if self.accounts is None:
             return
-        try:
-            self.store.call(read_hold_totals, self._counted)
-        except StoreUnavailable as error:
-            logger.warning("open holds were not counted: %s", error)
+        if isinstance(self.accounts, RemoteBank):
+            self.open_holds = OpenHolds(*self.accounts.open_holds())
+            return
+        count_open_holds(self.store, self._counted)
 
-    def _counted(self, totals: HoldTotals | None, error: StoreError | None) -> None:
+    def _counted(self, holds: OpenHolds) -> None:
+        self.open_holds = holds
+
+
+def count_open_holds(store: Store, done: Callable[[OpenHolds], None]) -> None:
+    """Have them counted; what cannot be counted now is not reported."""
+
+    def counted(totals: HoldTotals | None, error: StoreError | None) -> None:
         if totals is not None:
             age_s = 0.0 if totals.oldest_ns is None else max(0.0, (time.time_ns() - totals.oldest_ns) / 1e9)
-            self.open_holds = OpenHolds(totals.count, totals.held_msat, age_s)
+            done(OpenHolds(totals.count, totals.held_msat, age_s))
+
+    try:
+        store.call(read_hold_totals, counted)
+    except StoreUnavailable as error:
+        logger.warning("open holds were not counted: %s", error)

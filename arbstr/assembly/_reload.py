@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
+import attrs
 import trio
 from attrs import define
 
@@ -27,6 +28,7 @@ class Reloader:
     config: Config
     read: Callable[[], Config] | None
     apply: Callable[[Config], Awaitable[None]]
+    addresses: tuple[str, ...] = ()
     generation: int = 1
 
     async def announce(self) -> None:
@@ -76,6 +78,7 @@ class Reloader:
         return ReloadOutcome(self.generation, os.getpid(), time.time_ns(), problems=problems)
 
     async def _leave_word(self, outcome: ReloadOutcome) -> None:
+        outcome = attrs.evolve(outcome, addresses=self.addresses)
         try:
             await trio.to_thread.run_sync(write_outcome, self.config.database.path, outcome)
         except OSError as error:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import trio
 from attrs import define, field
 
 import arbstr
 from actors import ActorSystem, ChildSpec, Supervisor, TrioActorRef, WhichChildren
-from arbstr.accounts import Accounts, deposit_now, resolve_orphans
-from arbstr.assembly._collector import relaxed_collector
+from arbstr.accounts import Accounts, Bank, RemoteBank, deposit_now, resolve_orphans, resolve_remote_orphans
 from arbstr.assembly._housekeeping import Keeper
+from arbstr.assembly._program import refuse_wrong_books, run_program, warn_of_debts
 from arbstr.assembly._reload import Reloader
+from arbstr.assembly._remote import open_bank
 from arbstr.assembly._vault import Vault
 from arbstr.assembly._views import Gauges, MarketView
 from arbstr.config import Config
-from arbstr.edge import CannotListen, Gate, Services, make_app, open_listeners
+from arbstr.edge import Gate, Services, addresses_of, make_app, open_listeners
 from arbstr.edge import serve as serve_edge
 from arbstr.market import CatalogActor, MarketBoard, UseConfig, WhenReady
 from arbstr.providers import Directory, Fleet
 from arbstr.requests import (
+    MAX_WAITING,
     Authenticator,
     Caller,
     Limits,
@@ -33,10 +35,11 @@ from arbstr.requests import (
     RequestContext,
     Requests,
     Responder,
+    WaitingRoom,
 )
 from arbstr.routing import Router, RunningMean
-from arbstr.store import NewAgent, OrphanedHolds, Store, StoreError, TokenRow, quick_check
-from arbstr.telemetry import Logs, Metrics, RequestLog, Tracing, TracingUnavailable, start_logging
+from arbstr.store import NewAgent, OrphanedHolds, Store, TokenRow
+from arbstr.telemetry import Logs, Metrics, RequestLog, Tracing
 from arbstr.units import format_sats
 
 logger = logging.getLogger("arbstr")
@@ -56,27 +59,16 @@ def serve(config: Config, *, mock: bool = False, read: Callable[[], Config] | No
 
     ``read`` gives the configuration anew, for SIGHUP; None when there is no file.
     """
-    logs = start_logging(config.logging)
-    for warning in config.warnings:
-        logger.warning("%s", warning)
+    return run_program(config, partial(_traced, config, mock, read))
+
+
+def _traced(config: Config, mock: bool, read: Callable[[], Config] | None, logs: Logs) -> None:
+    tracing = Tracing(config.telemetry) if config.telemetry.traces else None
     try:
-        tracing = Tracing(config.telemetry) if config.telemetry.traces else None
-        try:
-            with relaxed_collector():
-                trio.run(_run, config, mock, read, logs, tracing)
-        finally:
-            if tracing is not None:
-                tracing.close()
-    except* (CannotListen, StoreError, TracingUnavailable) as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the program's last word
-        return_code = 1
-    else:
-        return_code = 0
-    logs.stop()
-    return return_code
+        trio.run(_run, config, mock, read, logs, tracing)
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 async def _run(
@@ -87,8 +79,11 @@ async def _run(
     try:
         # Opening blocks for a moment, before there is anybody to keep waiting.
         with Store.open(config.database.path, durability=config.database.durability) as store:
-            _refuse_wrong_books(store)
+            refuse_wrong_books(store)
             resolve_orphans(store)
+            resolve_remote_orphans(store)
+            if config.vault is None or config.vault.url is None:
+                warn_of_debts(store)
             # What is left was made over HTTP; whoever has such a hold must be there to end it when its lease runs out.
             holders = sorted({hold.agent_id for hold in store.ask_now(OrphanedHolds())})
             demo = _demo_agent(store) if mock and config.vault is not None else None
@@ -102,17 +97,6 @@ async def _run(
     finally:
         for listener in listeners:
             await listener.aclose()
-
-
-def _refuse_wrong_books(store: Store) -> None:
-    """No spending from books that are wrong (M10). Raises StoreError."""
-    report = store.wait_for(quick_check)
-    if report.problems:
-        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
-        raise StoreError(
-            f"the books in {store.path} are wrong: {report.problems[0]}{more}; arbstr audit check tells all of it, "
-            "arbstr restore puts a backup in their place"
-        )
 
 
 @define(eq=False)
@@ -137,25 +121,23 @@ class _Tree:
         """Serve until a signal comes, then stop in order."""
         async with AsyncExitStack() as stack:
             system = await stack.enter_async_context(ActorSystem.run())
-            vault = None if self.config.vault is None else Vault.of(system, self.store, self.tokens, self.config.vault)
-            accounts = None if vault is None else vault.accounts
-            if accounts is not None:
-                for agent_id in self.holders:
-                    accounts.ref(agent_id)
+            vault, bank = await self._accounts(system, stack)
             fleet = Fleet(system, self.directory)
             stack.push_async_callback(fleet.aclose)
             await fleet.start()
             catalog = await self._start_catalog(system, fleet)
             log = RequestLog(self.config.logging)
-            context = self._context(system, fleet, accounts)
+            context = self._context(system, fleet, bank)
             requests = Requests(context)
-            keeper = Keeper(fleet, catalog, requests, accounts, self.store)
+            keeper = Keeper(fleet, catalog, requests, bank, self.store)
             metrics = Metrics(Gauges(system, self.directory, self.store, keeper))
             context.observers = (metrics, log, *(() if self.tracing is None else (self.tracing,)))
             services = self._services(context, requests, metrics)
             if vault is not None:
                 services.vault = await vault.start(self.config.server, stack)
-            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use)
+                context.approvals = services.vault.approvals
+            addresses = tuple(addresses_of(listeners))
+            reloader = Reloader(self.config, self.read, _Live(self, context, catalog, log).use, addresses)
             await reloader.announce()
             gate = Gate()
             async with trio.open_nursery() as nursery:
@@ -170,6 +152,20 @@ class _Tree:
                 )
                 nursery.cancel_scope.cancel()
             await system.stop_all(grace_s=STOP_GRACE_S)
+
+    async def _accounts(
+        self, system: ActorSystem, stack: AsyncExitStack
+    ) -> tuple[Vault | None, Accounts | RemoteBank | None]:
+        """The vault, if it is in this process, and what requests are paid from."""
+        config = self.config.vault
+        if config is None:
+            return None, None
+        if config.url is not None:
+            return None, await open_bank(system, self.store, config, stack)
+        vault = Vault.of(system, self.store, self.tokens, config)
+        for agent_id in self.holders:
+            vault.accounts.ref(agent_id)
+        return vault, vault.accounts
 
     async def _start_catalog(self, system: ActorSystem, fleet: Fleet) -> TrioActorRef[CatalogActor]:
         """Start the owner of what is wanted, and wait for a first set of providers.
@@ -189,7 +185,7 @@ class _Tree:
         await refs[0].request(WhenReady(), timeout_s=self.config.discovery.timeout_s + READY_MARGIN_S)
         return refs[0]
 
-    def _context(self, system: ActorSystem, fleet: Fleet, accounts: Accounts | None) -> RequestContext:
+    def _context(self, system: ActorSystem, fleet: Fleet, accounts: Bank | None) -> RequestContext:
         server = self.config.server
         self.limits.configure(self.config.limits, rate_limit_rps=server.rate_limit_rps)
         return RequestContext(
@@ -202,6 +198,10 @@ class _Tree:
             stream_cost_event=server.stream_cost_event,
             heartbeat_s=server.heartbeat_s,
             limits=self.limits,
+            waiting_room=WaitingRoom(
+                self.config.vault.approval_wait_s if self.config.vault else 0.0,
+                places=min(MAX_WAITING, max(1, server.max_requests // 4)),
+            ),
         )
 
     def router(self) -> Router:
@@ -304,6 +304,7 @@ async def _listen_to_signals(
                 else:
                     logger.info("received %s, stopping: requests in flight may end", name)
                     context.stopping = True
+                    context.waiting_room.close()
                     told_to_stop.set()
 
 

@@ -47,13 +47,15 @@ class Vault:
     async def start(self, server: ServerConfig, stack: AsyncExitStack) -> AccountsVault:
         """Take up what an earlier process left, and be there for the front end. ``stack`` closes what it opens."""
         rails = Rails({SIMULATED: SimulatedWallet()})
-        payments = await self._supervised(lambda: Payments(self.ledger, self.accounts.ref, rails))
-        approvals = await self._supervised(lambda: Approvals(self.ledger, self.accounts.ref, payments))
+        payments = await supervised(self.system, lambda: Payments(self.ledger, self.accounts.ref, rails))
+        approvals = await supervised(self.system, lambda: Approvals(self.ledger, self.accounts.ref, payments))
         url, secret = self.config.webhook_url, self.config.webhook_secret
         if url is not None:
             transport = PooledTransport(max_connections=WEBHOOK_CONNECTIONS, tls=url.startswith("https:"))
             stack.push_async_callback(transport.aclose)
-            self.webhooks = await self._supervised(lambda: Webhooks(self.ledger, WebhookTarget(url, secret), transport))
+            self.webhooks = await supervised(
+                self.system, lambda: Webhooks(self.ledger, WebhookTarget(url, secret), transport)
+            )
         return AccountsVault(
             accounts=self.accounts,
             store=self.store,
@@ -70,17 +72,16 @@ class Vault:
             with suppress(ActorDeadError, InboxFull):  # it looks by itself now and then
                 self.webhooks.tell(Wake())
 
-    async def _supervised(self, make: Callable[[], TrioActor]) -> TrioActorRef:  # type: ignore[type-arg]  # any actor
-        """An actor that is started anew, under the same ref, when it crashes: all it knows is on disk."""
-        refs: list[TrioActorRef] = []  # type: ignore[type-arg]
 
-        def child() -> TrioActor:
-            actor = make()
-            refs.append(actor.actor_ref)
-            return actor
+async def supervised(system: ActorSystem, make: Callable[[], TrioActor]) -> TrioActorRef:  # type: ignore[type-arg]  # any actor
+    """An actor that is started anew, under the same ref, when it crashes: all it knows is on disk."""
+    refs: list[TrioActorRef] = []  # type: ignore[type-arg]
 
-        supervisor = self.system.start(
-            Supervisor, [ChildSpec("vault", child)], intensity=MAX_CRASHES, period_s=CRASH_PERIOD_S
-        )
-        await supervisor.request(WhichChildren())
-        return refs[0]
+    def child() -> TrioActor:
+        actor = make()
+        refs.append(actor.actor_ref)
+        return actor
+
+    supervisor = system.start(Supervisor, [ChildSpec("vault", child)], intensity=MAX_CRASHES, period_s=CRASH_PERIOD_S)
+    await supervisor.request(WhichChildren())
+    return refs[0]

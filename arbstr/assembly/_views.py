@@ -9,11 +9,12 @@ import trio
 from attrs import asdict, define, field
 
 from actors import ActorSystem
+from arbstr.accounts import RemoteBank
 from arbstr.assembly._housekeeping import Keeper
 from arbstr.market import MarketBoard, MarketReport
 from arbstr.providers import Directory, ProviderView
 from arbstr.store import Store
-from arbstr.telemetry import OpenHolds
+from arbstr.telemetry import OpenHolds, Settlements
 
 
 @define(eq=False)
@@ -43,6 +44,13 @@ class Gauges:
 
     def open_holds(self) -> OpenHolds | None:
         return self.keeper.open_holds
+
+    def settlements(self) -> Settlements | None:
+        accounts = self.keeper.accounts
+        if not isinstance(accounts, RemoteBank):
+            return None
+        backlog = accounts.backlog
+        return Settlements(backlog.waiting, backlog.searched, backlog.dead)
 
 
 @define(eq=False)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from arbstr.cli._books import open_books, read_agents
+from arbstr.cli._books import Credit, open_books, read_agents
 from arbstr.cli._output import note, on_terminal, print_table
 from arbstr.units import format_sats
-
-if TYPE_CHECKING:
-    from arbstr.store import AccountRow
 
 _AMOUNTS = ("AVAILABLE", "HELD", "SPENT", "DEPOSITED", "DEBT")
 
@@ -28,7 +24,8 @@ def add(arguments: Namespace) -> int:
         else:
             print(f"{agent.agent_id}\t{agent.name}\t{agent.token}", flush=True)
         if arguments.deposit is not None:
-            note(_deposited(arguments.deposit, books.deposit(agent.agent_id, arguments.deposit, agent.agent_id)))
+            credit = books.deposit(agent.agent_id, arguments.deposit, agent.agent_id)
+            note(_deposited(arguments.deposit, credit))
     return 0
 
 
@@ -36,17 +33,17 @@ def deposit(arguments: Namespace) -> int:
     """Book an amount; the same ``--key`` books it once (M5)."""
     key = arguments.key or str(uuid4())
     with open_books(arguments) as books:
-        account = books.deposit(arguments.agent, arguments.amount, key)
+        credit = books.deposit(arguments.agent, arguments.amount, key)
     if on_terminal():
-        print(_deposited(arguments.amount, account))
+        print(_deposited(arguments.amount, credit))
     else:
-        print(f"{account.agent_id}\t{arguments.amount}\t{account.available_msat}")
+        print(f"{credit.agent_id}\t{arguments.amount}\t{credit.available_msat}")
     return 0
 
 
-def _deposited(amount_msat: int, account: AccountRow) -> str:
-    available = format_sats(account.available_msat)
-    return f"Deposited {format_sats(amount_msat)} sats; {account.agent_id} has {available} sats available."
+def _deposited(amount_msat: int, credit: Credit) -> str:
+    available = format_sats(credit.available_msat)
+    return f"Deposited {format_sats(amount_msat)} sats; {credit.agent_id} has {available} sats available."
 
 
 def list_agents(arguments: Namespace) -> int:

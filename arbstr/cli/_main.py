@@ -100,6 +100,8 @@ def _parser() -> ArgumentParser:
     serve = _verb(verbs, "serve", "run the proxy")
     serve.add_argument("-l", "--listen", metavar="ADDR", help="host:port to listen on; overrides [server] listen")
     serve.add_argument("--mock", action="store_true", help="a market of pretended providers; no file, no network")
+    vault = _verb(verbs, "vault", "run the vault alone, for proxies in other processes")
+    vault.add_argument("-l", "--listen", metavar="ADDR", help="host:port to listen on; overrides [server] listen")
     _verb(verbs, "reload", "have the arbstr that runs read its configuration again")
     check = _verb(verbs, "check", "read the configuration and report all that is wrong with it")
     check.add_argument("--lenient", action="store_true", help="unknown keys are warnings, not errors")
@@ -109,7 +111,9 @@ def _parser() -> ArgumentParser:
     _add_requests(_verb(verbs, "requests", "show the newest requests, or one of them whole"))
     _add_replay(_verb(verbs, "replay", "price the recorded requests, or a trace, by this configuration"))
     _add_agents(_verb(verbs, "agents", "agents and their balances"))
+    _add_approvals(_verb(verbs, "approvals", "what waits for a human, and the word of one"))
     _add_audit(_verb(verbs, "audit", "check the books and the audit log; works while an arbstr runs"))
+    _add_json(_verb(verbs, "settlements", "what a vault in another process has still to hear, or will not take"))
     backup = _verb(verbs, "backup", "copy the database, also while an arbstr runs", action=("backup", "backup"))
     backup.add_argument("file", metavar="FILE", type=Path, help="where to; audited before it is there")
     backup.add_argument("--force", action="store_true", help="overwrite the file")
@@ -125,6 +129,26 @@ def _parser() -> ArgumentParser:
 def _help(parser: ArgumentParser) -> int:
     parser.print_help()
     return 0
+
+
+def _add_approvals(approvals: ArgumentParser) -> None:
+    approvals.add_argument("--all", action="store_true", help="also those that have been decided")
+    _add_json(approvals)
+    actions = approvals.add_subparsers(dest="action", metavar="ACTION")
+    for name, text in (("grant", "let it happen"), ("deny", "give its money back")):
+        action = _verb(actions, name, text, action=("approvals", name))
+        action.add_argument("id", metavar="ID", help="of the approval, apr_...")
+        action.add_argument("--why", metavar="TEXT", type=_words(500), required=True, help="for the audit log")
+        action.add_argument("--by", metavar="NAME", type=_words(100), help="who decides (default: your user name)")
+
+
+def _words(most: int) -> Callable[[str], str]:
+    def words(text: str) -> str:
+        if not text.strip() or len(text) > most or not text.isprintable():
+            raise ArgumentTypeError(f"{text[:60]!r} is not 1 to {most} printable characters")
+        return text
+
+    return words
 
 
 def _add_audit(audit: ArgumentParser) -> None:

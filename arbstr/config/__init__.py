@@ -4,7 +4,7 @@ Knows no socket and no database. Money is exact: TOML floats are read as decimal
 """
 
 from arbstr.config._keys import convention_variable
-from arbstr.config._load import SCHEMA_KEYS, load, load_database, loads, with_listen
+from arbstr.config._load import SCHEMA_KEYS, load, load_admin_token, load_database, loads, with_listen
 from arbstr.config._mock import mock_config
 from arbstr.config._outcome import ReloadOutcome, outcome_file, read_outcome, write_outcome
 from arbstr.config._problems import ConfigError, Problem
@@ -59,6 +59,7 @@ __all__ = [
     "VaultConfig",
     "convention_variable",
     "load",
+    "load_admin_token",
     "load_database",
     "loads",
     "mock_config",

@@ -170,9 +170,12 @@ _SERVER: dict[str, Reader] = {
 _SERVER_SECRETS = ("auth_token", "admin_token")
 _DATABASE: dict[str, Reader] = {"path": _path, "durability": _text}
 _VAULT: dict[str, Reader] = {
+    "url": _text,
+    "pending_threshold": _integer,
     "default_reserve_tokens": _integer,
     "hold_lease_s": _float,
     "reservation_lease_s": _float,
+    "approval_wait_s": _float,
     "webhook_url": _text,
 }
 _VAULT_SECRETS = ("internal_token", "webhook_secret")
@@ -266,8 +269,6 @@ SCHEMA_KEYS: dict[str, tuple[str, ...]] = {
 ``[tokenstats.keys]`` are not in it: their keys are names that the operator gives."""
 
 _ABSENT = {
-    "vault.url": "a vault in another process is not in this version; without it the accounts are in this one",
-    "vault.pending_threshold": "nothing is settled later, so nothing piles up",
     "routing.standard_threshold": "it is called complexity_threshold_low",
     "routing.frontier_threshold": "it is called complexity_threshold_high",
 }
@@ -478,7 +479,22 @@ def _vault(root: _Table) -> VaultConfig | None:
     values = table.fields(_VAULT, VaultConfig)
     for key in _VAULT_SECRETS:
         values[key], _ = table.secret(key, _rule_of(VaultConfig, key))
+    _vault_in_one_place(table)
     return VaultConfig(**values)
+
+
+_HERE = ("hold_lease_s", "reservation_lease_s", "webhook_url", "webhook_secret")
+"""Of ``[vault]``: what is of no use where the accounts are somewhere else."""
+
+
+def _vault_in_one_place(table: _Table) -> None:
+    """Report what has no effect, and a vault that would not let us in."""
+    if "url" not in table.data:
+        return
+    table.missing("internal_token", '"${VAULT_INTERNAL_TOKEN}", as the vault at url has it')
+    for key in _HERE:
+        if key in table.data:
+            table.problem(key, "has no effect beside url: it belongs into the configuration of the vault")
 
 
 def _provider(table: _Table, default_unit: str) -> ProviderConfig | None:
@@ -744,10 +760,15 @@ def _finish(config: Config, report: _Report) -> Config:
         raise ConfigError(report.problems)
     warnings = [*report.warnings, *shared_variable_warnings(report.convention_keys)]
     warnings += price_warnings(config.providers)
-    if not config.providers:
+    if not config.providers and not _is_a_vaults(config):
         warnings.append(f"{report.source} has no [[providers]]: every request will be refused")
     warnings += filter(None, (exposure_warning(config), short_admin_warning(config)))
     return attrs.evolve(config, warnings=tuple(warnings))
+
+
+def _is_a_vaults(config: Config) -> bool:
+    """Whether the file lets others hold and settle here: a vault needs no providers."""
+    return config.vault is not None and config.vault.url is None and config.vault.internal_token is not None
 
 
 def _read_file(path: Path) -> str:
@@ -804,6 +825,18 @@ def load_database(path: Path) -> tuple[DatabaseConfig, VaultConfig | None]:
     if problems:
         raise ConfigError(problems)
     return config.database, config.vault
+
+
+def load_admin_token(path: Path, environ: Mapping[str, str]) -> Secret | None:
+    """Only ``[server] admin_token`` of a file, for tools that speak to a program which runs by it.
+
+    Raises ConfigError for a problem with it, and for a file that cannot be read or parsed.
+    """
+    config, report = _read(_read_file(path), str(path), environ, lenient=False)
+    problems = [problem for problem in report.problems if problem.key == "server.admin_token"]
+    if problems:
+        raise ConfigError(problems)
+    return config.server.admin_token
 
 
 def with_listen(config: Config, listen: str, *, source: str) -> Config:

@@ -24,6 +24,8 @@ class ReloadOutcome:
     changed: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()
     """Changed in the file, and without effect until the program starts again."""
+    addresses: tuple[str, ...] = ()
+    """Where the program listens, as ``http://host:port``."""
 
 
 def outcome_file(database: Path) -> Path:

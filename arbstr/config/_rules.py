@@ -223,6 +223,13 @@ def provider_url(value: str) -> None:
         raise ValueError(f"{_shown_url(value)} has a query or fragment; write the base URL, like {_EXAMPLE_URL}")
 
 
+def vault_url(value: str) -> None:
+    """``http:`` or ``https:``, where a vault listens."""
+    provider_url(value)
+    if value.startswith("mock:"):
+        raise ValueError(f'{_shown_url(value)} is no vault; write for example "http://127.0.0.1:8090"')
+
+
 def webhook_url(value: str) -> None:
     """``http:`` or ``https:``, with a query if need be. It may hold a key, so no message shows it."""
     try:

@@ -95,6 +95,11 @@ def _signing_key(value: Secret | None) -> None:
         )
 
 
+def _vault_url(value: str | None) -> None:
+    if value is not None:
+        _rules.vault_url(value)
+
+
 def _webhook_url(value: str | None) -> None:
     if value is not None:
         _rules.webhook_url(value)
@@ -155,12 +160,19 @@ class VaultConfig:
     """For holds that other cores make over HTTP. The predecessor's core gives no sign of life before it settles, so
     this must be longer than any request, and than the time after which such a core comes back to settle what it owes.
     """
+    approval_wait_s: float = field(default=300.0, validator=Rule(_rules.seconds(0, 3_600)))
+    """The most that a request waits for a human with its connection open (``Prefer: wait``); 0: none does."""
     internal_token: Secret | None = field(default=None, validator=Rule(_long_token))
-    """Who presents it may reserve and settle for any agent; None: nobody may, over HTTP."""
+    """Who presents it may reserve and settle for any agent; None: nobody may, over HTTP. With ``url`` it is we who
+    present it."""
     webhook_url: str | None = field(default=None, validator=Rule(_webhook_url))
     """Where events are told; None: they are kept and told nobody."""
     webhook_secret: Secret | None = field(default=None, validator=Rule(_signing_key))
     """Signs what is told."""
+    url: str | None = field(default=None, validator=Rule(_vault_url))
+    """The vault in another process that keeps the accounts; None: they are in this one."""
+    pending_threshold: int = field(default=1_000, validator=Rule(_rules.whole(1, 1_000_000)))
+    """Of a vault in another process: while so many settlements wait for it, nothing more is bought."""
 
 
 @frozen

@@ -19,9 +19,12 @@ from arbstr.config import Tier
 from arbstr.edge._catalogue import Snapshot
 from arbstr.edge._query import Query, Window, time_text
 from arbstr.edge._services import Services
+from arbstr.edge._vault_bodies import iso, iso_or_none
 from arbstr.errors import DeadlineExceeded, InternalError, InvalidRequest, NotFound, PermissionRefused
 from arbstr.requests import Caller
 from arbstr.store import (
+    ApprovalRow,
+    ApprovalStatus,
     AttemptRow,
     Connection,
     GroupBy,
@@ -33,6 +36,7 @@ from arbstr.store import (
     StoreError,
     Totals,
     find_agent_id,
+    find_approval,
     find_receipt,
     find_requests,
     is_known_model,
@@ -129,6 +133,15 @@ class Analytics:
             raise NotFound(f"Not found: no request {request_id[:MAX_REQUEST_ID]!r} is on record")
         return wire.dumps(_receipt(found))
 
+    async def approval(self, caller: Caller, approval_id: str) -> tuple[bytes, bool]:
+        """What has become of a request's approval, and whether it is pending. An agent finds its own."""
+        found = None
+        if len(approval_id) <= MAX_REQUEST_ID:
+            found = await self._read(lambda db: find_approval(db, approval_id, caller.agent_id))
+        if found is None:
+            raise NotFound(f"Not found: there is no approval {approval_id[:MAX_REQUEST_ID]!r}")
+        return wire.dumps(_approval(found)), found.status is ApprovalStatus.PENDING
+
     async def _read(self, function: Callable[[Connection], T]) -> T:
         try:
             return await self.services.read(function)
@@ -137,6 +150,24 @@ class Analytics:
         except StoreError as error:
             logger.error("the request log cannot be read: %s", error)
             raise InternalError("Database error: the request log cannot be read at present") from error
+
+
+def _approval(row: ApprovalRow) -> dict[str, object]:
+    """In the words of the 202 that sent the client here. Who decided is the operator's business."""
+    pending = row.status is ApprovalStatus.PENDING
+    return {
+        "id": row.approval_id,
+        "object": "approval",
+        "status": "pending_approval" if pending else row.status.value,
+        "approval_id": row.approval_id,
+        "model": row.destination,
+        "amount_msat": row.amount_msat,
+        "created_at": iso(row.created_ns),
+        "expires_at": iso(row.expires_ns),
+        "resolved_at": iso_or_none(row.resolved_ns),
+        "reason": row.reason,
+        "poll_url": f"/v1/approvals/{row.approval_id}",
+    }
 
 
 def _filter_of(query: Query, window: Window) -> RequestFilter:

@@ -31,13 +31,14 @@ from arbstr.edge._vault import VaultPages
 from arbstr.edge._vault_bodies import iso
 from arbstr.errors import (
     ArbstrError,
+    AuthenticationFailed,
     InternalError,
     InvalidRequest,
     ModelNotFound,
     ShuttingDown,
     UnsupportedMediaType,
 )
-from arbstr.requests import Caller, ClientGone, ModelRequest, PlainAnswer
+from arbstr.requests import POLL_S, Caller, ClientGone, ModelRequest, PlainAnswer
 
 logger = logging.getLogger("arbstr.edge")
 
@@ -92,6 +93,7 @@ class EdgeApp:
             Page.STATS: self._stats,
             Page.REQUESTS: self._requests,
             Page.REQUEST: self._receipt,
+            Page.APPROVAL: self._approval,
             Page.PROVIDERS: self._providers,
             Page.METRICS: self._metrics,
         }
@@ -150,6 +152,8 @@ class EdgeApp:
         local = is_loopback(peer) and not exchange.headers.was_forwarded
         caller = services.authenticate(exchange.headers.authorization, peer, local)
         buys = found is not None and found[0].page in _MODEL_CALLS and method in found[0].methods
+        if not caller.proven and not buys:
+            raise AuthenticationFailed("the bearer token is not known here; it becomes known with its first request")
         if not buys:  # what is for a model is counted with its tokens, further in
             exchange.limit_headers = services.touch(caller)
         if len(path) > MAX_PATH:
@@ -196,6 +200,12 @@ class EdgeApp:
     async def _receipt(self, ask: Ask) -> PlainAnswer:
         with ask.visit.scope:
             return _json(await self._analytics.receipt(ask.caller, ask.name))
+        raise _expired()
+
+    async def _approval(self, ask: Ask) -> PlainAnswer:
+        with ask.visit.scope:
+            body, pending = await self._analytics.approval(ask.caller, ask.name)
+            return PlainAnswer(200, (JSON_TYPE, *([(b"retry-after", b"%d" % POLL_S)] if pending else ())), body)
         raise _expired()
 
     async def _providers(self, ask: Ask) -> PlainAnswer:
@@ -261,6 +271,8 @@ class EdgeApp:
             stream_cost=headers.stream_cost or config.stream_cost_event,
             caller=ask.caller,
             call=call,
+            approval_id=headers.approval_id,
+            wait_s=headers.wait_s or 0,
             complexity=headers.complexity,
         )
 

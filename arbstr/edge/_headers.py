@@ -13,6 +13,7 @@ HEADER_TEXT_MAX = 200
 _JSON = re.compile(rb"application/(?:[!#$%&'*+.^_`|~0-9a-z-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
 _PRINTABLE = re.compile(rb"[\x20-\x7e]{1,%d}" % HEADER_TEXT_MAX)
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?:$|[,;])", re.IGNORECASE)
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 
@@ -80,6 +81,17 @@ class Headers:
         """``low``, ``medium`` or ``high``, in lower case (contract section 5.1); other words are ignored."""
         value = self._values.get(b"x-arbstr-complexity", b"").lower()
         return value.decode() if value in (b"low", b"medium", b"high") else None
+
+    @property
+    def wait_s(self) -> int | None:
+        """``Prefer: wait=N`` (RFC 7240), in seconds."""
+        found = _WAIT.search(self._values.get(b"prefer", b"").decode("latin-1"))
+        return None if found is None else int(found[1])
+
+    @property
+    def approval_id(self) -> str | None:
+        """Of the approval that the client comes with."""
+        return self._text(b"x-arbstr-approval")
 
     @property
     def stream_cost(self) -> bool:

@@ -291,6 +291,22 @@ _ANSWER_SCHEMAS: Json = {
         },
         _ENTRY_OPTIONAL,
     ),
+    "Approval": _object(
+        {
+            "id": _TEXT,
+            "object": {"const": "approval"},
+            "status": {
+                "type": "string",
+                "enum": ["pending_approval", "approved", "denied", "timed_out", "used"],
+            },
+            "approval_id": _TEXT,
+            "model": _TEXT,
+            "amount_msat": _MSAT,
+            "expires_at": _TIME,
+            "poll_url": _TEXT,
+        },
+        {"request_id": _TEXT, "created_at": _TIME, "resolved_at": _or_null(_TIME), "reason": _or_null(_TEXT)},
+    ),
     "Provider": _object(
         {
             "name": _TEXT,
@@ -394,6 +410,8 @@ _OF_MODEL_REQUESTS = [
     _parameter("header", "x-arbstr-complexity", "low, medium or high: in place of our own judgement"),
     _parameter("header", "x-arbstr-stream-cost", "1: end a stream with an event that tells its cost"),
     _parameter("header", "x-arbstr-request-id", "your own name for the request; x-request-id does as well"),
+    _parameter("header", "x-arbstr-approval", "what a human has granted, after a 202"),
+    _parameter("header", "prefer", "wait=N: seconds to wait for a human, where one has to decide"),
     _parameter("header", "traceparent", "W3C trace context, passed on"),
 ]
 _OF_THE_LOG = [
@@ -414,6 +432,7 @@ _PARAMETERS: dict[Page, list[Json]] = {
         {**_parameter("path", "model", "may hold slashes"), "required": True, "example": "gpt-4o-mini"},
     ],
     Page.REQUEST: [{**_parameter("path", "request_id", "as in x-arbstr-request-id"), "required": True}],
+    Page.APPROVAL: [{**_parameter("path", "approval_id", "as in the 202"), "required": True}],
     Page.STATS: [
         *_OF_THE_LOG,
         _parameter("query", "group_by", "a map beside the totals", {"type": "string", "enum": list(GROUPS)}),
@@ -442,6 +461,7 @@ _SUMMARIES: dict[Page, tuple[str, str]] = {
     Page.STATS: ("Counts, costs and latency of past requests", "Stats"),
     Page.REQUESTS: ("Past requests, page by page", "RequestList"),
     Page.REQUEST: ("The receipt of one request: attempts, candidates, reasons", "Receipt"),
+    Page.APPROVAL: ("What has become of a request that a human has to allow", "Approval"),
     Page.PROVIDERS: ("The providers: prices, circuits, latency", "ProviderList"),
     Page.METRICS: ("Metrics for Prometheus; not for agents", ""),
     Page.HEALTH: ("The circuits of the providers", "Health"),
@@ -519,9 +539,22 @@ def _success(route: Route) -> Json:
     if route.page in _MODEL_CALLS:
         headers = {**headers, **_OF_MODEL_ANSWERS}
     responses: Json = {"200": _response(summary, content, headers)}
+    if route.page in _MODEL_CALLS:
+        responses["202"] = _put_off(headers)
     if route.page in (Page.HEALTH, Page.READY):
         responses["503"] = _response("not at present", content, headers)
     return responses
+
+
+def _put_off(headers: Json) -> Json:
+    more = {
+        "location": _header("where to look", required=True),
+        "retry-after": _header("seconds until then", required=True, schema=_COUNT),
+        "x-should-retry": _header("false: nothing comes of sending it again at once"),
+        "x-arbstr-approval": _header("what to come back with", required=True),
+    }
+    content = _as_json(_ref("Approval"))
+    return _response("a human has to allow it first; its money is set aside", content, {**headers, **more})
 
 
 def _operation(route: Route) -> Json:

@@ -33,6 +33,7 @@ class Page(StrEnum):
     STATS = "stats"
     REQUESTS = "requests"
     REQUEST = "request"
+    APPROVAL = "approval"
     PROVIDERS = "providers"
     METRICS = "metrics"
     HEALTH = "health"
@@ -66,6 +67,7 @@ ROUTES = (
     Route(Page.STATS, READ, "/v1/stats", EVERYBODY),
     Route(Page.REQUESTS, READ, "/v1/requests", EVERYBODY),
     Route(Page.REQUEST, READ, "/v1/requests/{request_id}", EVERYBODY),
+    Route(Page.APPROVAL, READ, "/v1/approvals/{approval_id}", EVERYBODY),
     Route(Page.PROVIDERS, READ, "/providers", EVERYBODY),
     Route(Page.METRICS, READ, "/metrics", OPERATORS),
     Route(Page.HEALTH, READ, "/health", None),

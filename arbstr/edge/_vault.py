@@ -77,12 +77,13 @@ MAX_PARAMETERS: Final = 100
 MAX_WAIT_S: Final = 300
 KEYED: Final = frozenset(("deposit", "pay", "withdraw"))
 """Pages that know an ``Idempotency-Key``; the others do not look at it."""
+DECISIONS: Final = frozenset(("approve", "deny"))
+"""Pages that ignored whatever they were sent, with the predecessor: what is no object is still ignored."""
 SHARED: Final = frozenset(("/ready", "/openapi.json", "/metrics"))
 """What a server that is nothing but a vault has of the rest."""
 
 JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?:$|[,;])", re.IGNORECASE)
 _ADMIN = Caller(None, "admin", "admin")
 
 
@@ -245,7 +246,7 @@ class VaultPages:
         read_params = read_part("params", route.params, dict(params))
         body: Mapping[str, Any] = {}
         if route.body is not None:
-            if sent is None and not route.needs_body:
+            if not route.needs_body and (sent is None or (route.page in DECISIONS and not isinstance(sent, dict))):
                 sent = {}
             shape = route.merge if merge and route.merge is not None else route.body
             body = read_part("body", shape, _flattened(sent) if route.page == "settle" else sent)
@@ -365,10 +366,12 @@ class VaultPages:
         return 200, bodies.approvals(page, paged=paged)
 
     async def _approve(self, asked: Asked) -> tuple[int, bodies.Body]:
-        return 200, bodies.resolved(await _once(self._vault.approve(asked.id)), granted=True)
+        decision = self._vault.approve(asked.id, asked.body["by"], asked.body["reason"])
+        return 200, bodies.resolved(await _once(decision), granted=True)
 
     async def _deny(self, asked: Asked) -> tuple[int, bodies.Body]:
-        return 200, bodies.resolved(await _once(self._vault.deny(asked.id, None)), granted=False)
+        decision = self._vault.deny(asked.id, asked.body["by"], asked.body["reason"])
+        return 200, bodies.resolved(await _once(decision), granted=False)
 
     async def _events(self, asked: Asked) -> tuple[int, bodies.Body]:
         query = asked.query
@@ -612,6 +615,5 @@ def _idempotency_key(exchange: Exchange) -> str | None:
 
 
 def _wait_s(exchange: Exchange) -> float | None:
-    given = exchange.headers.get(b"prefer")
-    found = None if given is None else _WAIT.search(given.decode("latin-1"))
-    return None if found is None else float(min(int(found[1]), MAX_WAIT_S))
+    wanted = exchange.headers.wait_s
+    return None if wanted is None else float(min(wanted, MAX_WAIT_S))

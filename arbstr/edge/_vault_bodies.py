@@ -30,6 +30,7 @@ from arbstr.store import (
     PaymentRow,
     PaymentState,
     PolicyRow,
+    request_hold_id,
 )
 
 Body = dict[str, Any]
@@ -282,7 +283,7 @@ def approvals(page: ListPage[ApprovalRow], *, paged: bool) -> Body:
             "id": row.approval_id,
             "agent_id": row.agent_id,
             "type": row.kind,
-            "transaction_id": row.transaction_id,
+            "transaction_id": _transaction_of(row),
             "amount_msat": row.amount_msat,
             "destination": row.destination,
             "status": row.status.value,
@@ -297,12 +298,16 @@ def approvals(page: ListPage[ApprovalRow], *, paged: bool) -> Body:
     return {"approvals": rows, **(_cursor(last, page.more) if paged or page.more else {})}
 
 
+def _transaction_of(row: ApprovalRow) -> str:
+    return request_hold_id(row.approval_id) if row.kind == "request" else row.transaction_id
+
+
 def resolved(found: Resolved, *, granted: bool) -> Body:
     row = found.approval
     body: Body = {
         "approval_id": row.approval_id,
         "status": row.status.value,
-        "transaction_id": row.transaction_id,
+        "transaction_id": _transaction_of(row),
         "agent_id": row.agent_id,
         "amount_msat": row.amount_msat,
     }
@@ -460,7 +465,11 @@ def events(page: ListPage[EventRow]) -> Body:
 
 
 def reserved(made: Reserved) -> Body:
-    return {"reservation_id": made.reservation_id, "remaining_balance_msats": made.remaining_msat}
+    return {
+        "reservation_id": made.reservation_id,
+        "remaining_balance_msats": made.remaining_msat,
+        **_present(agent_id=made.agent_id, lease_s=made.lease_s),
+    }
 
 
 def extended(made: Reserved) -> Body:

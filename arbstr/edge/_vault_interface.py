@@ -70,6 +70,10 @@ class Reserved:
     reservation_id: str
     amount_msat: int
     remaining_msat: int
+    agent_id: str | None = None
+    """Whose it is, for a core that knows only the token."""
+    lease_s: float | None = None
+    """Without a sign of life it is kept so long."""
 
 
 @frozen
@@ -153,9 +157,10 @@ class VaultServices(Protocol):
 
     async def revoke_token(self, agent_id: str, token_id: str) -> BearerRow: ...
 
-    async def approve(self, approval_id: str) -> Resolved: ...
+    async def approve(self, approval_id: str, by: str, reason: str | None) -> Resolved:
+        """``by`` and ``reason`` are for the audit log."""
 
-    async def deny(self, approval_id: str, reason: str | None) -> Resolved: ...
+    async def deny(self, approval_id: str, by: str, reason: str | None) -> Resolved: ...
 
     async def replay(self, event_id: str) -> EventRow: ...
 

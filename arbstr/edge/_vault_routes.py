@@ -64,6 +64,12 @@ _COUNT = Integer(minimum=0)
 _NAME = Text(1, MAX_NAME)
 _MODELS = TextList(Text(1, MAX_ID), MAX_MODELS)
 _REASON = Object({"reason": Maybe(Text(0, MAX_REASON), "")})
+_DECISION = Object(
+    {
+        "by": Maybe(Text(1, MAX_NAME), "operator", nullable=True),
+        "reason": Maybe(Text(1, MAX_REASON), nullable=True),
+    }
+)
 _AGENT = Object({"id": Text(prefix="ag_")})
 _APPROVAL = Object({"id": Text(prefix="apr_")})
 
@@ -168,8 +174,10 @@ VAULT_ROUTES: Final = (
         "approvals",
         query=Object({"status": Maybe(Choice(("pending", "all")), "pending"), **_LONG_PAGE}),
     ),
-    VaultRoute("POST", "/operator/approvals/{id}/approve", ADMIN, "approve", _APPROVAL),
-    VaultRoute("POST", "/operator/approvals/{id}/deny", ADMIN, "deny", _APPROVAL),
+    VaultRoute(
+        "POST", "/operator/approvals/{id}/approve", ADMIN, "approve", _APPROVAL, body=_DECISION, needs_body=False
+    ),
+    VaultRoute("POST", "/operator/approvals/{id}/deny", ADMIN, "deny", _APPROVAL, body=_DECISION, needs_body=False),
     VaultRoute(
         "GET",
         "/operator/dashboard",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import trio
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
 from arbstr.accounts import (
@@ -75,6 +75,7 @@ from arbstr.store import (
     StoreUnavailable,
     derived_hold_id,
     find_agent,
+    find_receipt,
     new_hold_id,
 )
 
@@ -148,11 +149,11 @@ class AccountsVault:
         row: BearerRow = await self.accounts.ask(agent_id, RevokeToken(token_id))
         return row
 
-    async def approve(self, approval_id: str) -> Resolved:
-        return await self._resolve(Resolve(approval_id, "approve", "operator", wait_s=EXECUTION_WAIT_S))
+    async def approve(self, approval_id: str, by: str, reason: str | None) -> Resolved:
+        return await self._resolve(Resolve(approval_id, "approve", by, reason, wait_s=EXECUTION_WAIT_S))
 
-    async def deny(self, approval_id: str, reason: str | None) -> Resolved:
-        return await self._resolve(Resolve(approval_id, "deny", "operator", reason))
+    async def deny(self, approval_id: str, by: str, reason: str | None) -> Resolved:
+        return await self._resolve(Resolve(approval_id, "deny", by, reason))
 
     async def _resolve(self, message: Resolve) -> Resolved:
         decided: Decided = await _ask_actor(self.approvals, message, 2 * message.wait_s + MARGIN_S)
@@ -222,7 +223,7 @@ class AccountsVault:
                 status=409,
                 reason="key_used",
             )
-        return Reserved(key, held.amount_msat, held.available_msat)
+        return Reserved(key, held.amount_msat, held.available_msat, holder.agent_id, self.reservation_lease_s)
 
     async def extend(self, reservation_id: str, to_msat: int) -> Reserved:
         hold = await self._reservation(reservation_id)
@@ -238,11 +239,55 @@ class AccountsVault:
     async def settle(self, reservation_id: str, actual_msat: int, usage: Usage) -> Settled:
         hold = await self._reservation(reservation_id)
         if hold.state is HoldState.RELEASED:
-            raise _ended(hold, "released")
-        ended: Ended = await self.accounts.ask(
-            hold.agent_id, Settle(hold.key, actual_msat, _receipt(hold, usage, actual_msat))
-        )
+            return await self._settle_late(hold, actual_msat, usage)
+        message = Settle(hold.key, actual_msat, _receipt(hold, usage, actual_msat))
+        try:
+            ended: Ended = await self.accounts.ask(hold.agent_id, message)
+        except BillingRefused as error:
+            if error.reason != "ended_otherwise" or hold.state is not HoldState.OPEN:
+                raise
+            return await self._settle_overtaken(reservation_id, actual_msat, usage, error)
         return Settled(hold.amount_msat, ended.charged_msat, ended.available_msat, ended.debt_msat)
+
+    async def _settle_overtaken(
+        self, reservation_id: str, actual_msat: int, usage: Usage, refusal: BillingRefused
+    ) -> Settled:
+        """It was open when we looked, and has ended since: by its core, or because its lease ran out."""
+        hold = await self._reservation(reservation_id)
+        if hold.state is HoldState.OPEN:
+            raise LedgerUnavailable("the end of the reservation was not written; ask again", retry_after_s=1)
+        if hold.state is HoldState.SETTLED:
+            raise refusal
+        return await self._settle_late(hold, actual_msat, usage)
+
+    async def _settle_late(self, hold: HoldRow, actual_msat: int, usage: Usage) -> Settled:
+        """A core that could not reach us has used what we gave back in the meantime: it is charged all the same.
+
+        A hold ends once (M3), so this is another one, made for nothing and charged at once. What its core has released
+        itself is a conflict.
+        """
+        found = await self.store.read(lambda db: find_receipt(db, hold.key, hold.agent_id))
+        if found is None or found.receipt.outcome != "crashed":
+            raise _ended(hold, "released")
+        key = derived_hold_id("late", hold.agent_id, hold.key)
+        owed = Reserve(
+            key,
+            0,
+            hold.model,
+            usage.provider,
+            hold.correlation_id,
+            budget_id=hold.budget_id,
+            lease_s=self.reservation_lease_s,
+            owed=True,
+        )
+        try:
+            await self.accounts.ask(hold.agent_id, owed)
+        except BillingRefused as error:
+            if error.reason != "key_used":  # it has been settled late before: this is a repeat
+                raise
+        receipt = evolve(_receipt(hold, usage, actual_msat), request_id=key, error=f"settled late: {hold.key}")
+        ended: Ended = await self.accounts.ask(hold.agent_id, Settle(key, actual_msat, receipt))
+        return Settled(actual_msat, ended.charged_msat, ended.available_msat, ended.debt_msat)
 
     async def release(self, reservation_id: str, reason: str) -> None:
         hold = await self._reservation(reservation_id)

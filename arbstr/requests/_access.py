@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from arbstr.accounts import Accounts
+from arbstr.accounts import Bank
 from arbstr.config import ServerConfig
 from arbstr.errors import AuthenticationFailed
 from arbstr.requests._interface import Caller
@@ -20,10 +20,12 @@ _CLIENT = Caller(None, "client", "client")
 
 @frozen
 class Authenticator:
-    """Call it with the ``Authorization`` value, the peer's address, and whether the peer is on this machine."""
+    """Call it with the ``Authorization`` value, the peer's address, and whether the peer is on this machine.
+
+    A caller that is not ``proven`` may buy, which proves it, and nothing else."""
 
     server: ServerConfig
-    accounts: Accounts | None
+    accounts: Bank | None
     demo: Caller | None = None
     """Who a local peer without a bearer is, in the demonstration market."""
 
@@ -32,7 +34,7 @@ class Authenticator:
         if authorization is None and self.demo is not None and loopback:
             return self.demo
         token = _token(authorization)
-        caller = None if token is None else self._known(token)
+        caller = None if token is None else self._known(token, peer)
         if caller is not None:
             return caller
         if self.accounts is None and self.server.auth_token is None:
@@ -41,14 +43,15 @@ class Authenticator:
             "Authorization: Bearer <token> required" if token is None else "the bearer token is not known here"
         )
 
-    def _known(self, token: str) -> Caller | None:
+    def _known(self, token: str, peer: str) -> Caller | None:
         if self.server.admin_token is not None and self.server.admin_token.matches(token):
             return _ADMIN
         if self.accounts is not None:
             holder = self.accounts.holder_of(token)
             if holder is None:
                 return None
-            return Caller(holder.agent_id, "agent", holder.name, budget_id=holder.budget_id)
+            client = "" if holder.proven else f"peer {peer}"  # who makes up tokens is counted by where it comes from
+            return Caller(holder.agent_id, "agent", holder.name, client, holder.budget_id, holder.token, holder.proven)
         if self.server.auth_token is not None and self.server.auth_token.matches(token):
             return _CLIENT
         return None

@@ -11,6 +11,7 @@ import trio
 from attrs import define, frozen
 
 from actors import ActorDeadError, AskTimeout, Reply, SystemNotRunning, TrioActor, TrioActorRef
+from arbstr.accounts import Holder
 from arbstr.errors import (
     ArbstrError,
     DeadlineExceeded,
@@ -111,17 +112,18 @@ class RequestActor(TrioActor):
         self._life = RequestLife(context, request, responder, self._purse(context, request), intake, self)
 
     def _purse(self, context: RequestContext, request: ModelRequest) -> Purse:
-        if context.accounts is None or request.caller.agent_id is None:
+        caller = request.caller
+        if context.accounts is None or caller.agent_id is None:
             return UnheldPurse(context.store)
         return AccountPurse(
             context.accounts,
             context.store,
-            agent_id=request.caller.agent_id,
+            holder=Holder(caller.agent_id, caller.name, caller.budget_id, caller.token, caller.proven),
             key=request.request_id,
             model=request.call.model,
             correlation_id=request.correlation_id,
             owner=self.actor_ref,
-            budget_id=request.caller.budget_id,
+            approval_id=request.approval_id,
         )
 
     def on_stop(self) -> None:

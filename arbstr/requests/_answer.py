@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arbstr.errors import ArbstrError
+from arbstr.requests._asking import POLL_S, PutOff
 from arbstr.requests._books import Books
 from arbstr.requests._interface import PlainAnswer
 from arbstr.requests._record import Record
-from arbstr.wire import error_body
+from arbstr.wire import dumps, error_body
 
 Headers = list[tuple[bytes, bytes]]
 JSON_TYPE = (b"content-type", b"application/json")
@@ -54,6 +55,33 @@ def refusal(record: Record, error: ArbstrError, limits: Sequence[tuple[bytes, by
     if record.request.call.stream:
         headers.append((b"x-arbstr-streaming", b"true"))
     return error_answer(error, record.request.request_id, headers)
+
+
+def put_off_answer(record: Record, put_off: PutOff, limits: Sequence[tuple[bytes, bytes]]) -> PlainAnswer:
+    """202: a human has to decide first; where to look, and what to come back with.
+
+    OpenAI's SDKs take any 2xx for the answer, so the body is an object that is no completion.
+    """
+    body = {
+        "id": put_off.approval_id,
+        "object": "approval",
+        "status": "pending_approval",
+        "approval_id": put_off.approval_id,
+        "model": record.request.call.model,
+        "amount_msat": put_off.amount_msat,
+        "expires_at": put_off.expires_at,
+        "poll_url": put_off.poll_url,
+        "request_id": record.request.request_id,
+    }
+    headers = [
+        JSON_TYPE,
+        (b"location", put_off.poll_url.encode()),
+        (b"retry-after", b"%d" % POLL_S),
+        (b"x-should-retry", b"false"),
+        (b"x-arbstr-approval", put_off.approval_id.encode()),
+        *limits,
+    ]
+    return PlainAnswer(202, tuple(headers), dumps(body))
 
 
 def error_answer(error: ArbstrError, request_id: str, headers: Sequence[tuple[bytes, bytes]]) -> PlainAnswer:

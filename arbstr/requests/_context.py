@@ -6,9 +6,10 @@ from typing import Protocol
 
 from attrs import define, field
 
-from actors import ActorSystem
-from arbstr.accounts import Accounts
+from actors import ActorSystem, TrioActorRef
+from arbstr.accounts import Approvals, Bank
 from arbstr.providers import Directory, ProviderView, Upstream
+from arbstr.requests._asking import WaitingRoom
 from arbstr.requests._interface import ModelRequest
 from arbstr.requests._limits import Limits
 from arbstr.routing import Offer, Offers, Router
@@ -40,13 +41,15 @@ class RequestContext:
     fleet: Upstreams
     router: Router
     store: Ledger
-    accounts: Accounts | None
+    accounts: Bank | None
     """None: requests are priced and recorded, not held."""
     stream_cost_event: bool
     heartbeat_s: float = 0.0
     """Of silence, after which the client of a stream gets a comment; 0: never."""
     limits: Limits = field(factory=Limits)
     observers: tuple[Observer, ...] = ()
+    approvals: TrioActorRef[Approvals] | None = None
+    waiting_room: WaitingRoom = field(factory=WaitingRoom)
     stopping: bool = False
     """The process is shutting down: a request that is cancelled now was cancelled by us."""
     _rotation: int = 0

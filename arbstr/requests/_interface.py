@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
+from arbstr.secrets import Secret
 from arbstr.wire import ModelCall
 
 
@@ -29,6 +30,10 @@ class Caller:
     """Whose rate this counts against: the agent, the token, or the peer's address."""
     budget_id: str | None = None
     """Of an agent's token that may spend from one of its budgets only."""
+    token: Secret | None = field(default=None, eq=False, repr=False)
+    """The agent's, where the bank needs it to reserve."""
+    proven: bool = True
+    """False: the token may be anybody's or nobody's; it may be used to buy, which will tell, and for nothing else."""
 
 
 @frozen
@@ -46,6 +51,10 @@ class ModelRequest:
     """The client asked for the trailing cost event of a stream."""
     caller: Caller
     call: ModelCall
+    approval_id: str | None = None
+    """Of a human's word that the client has waited for, and comes for now."""
+    wait_s: float = 0.0
+    """How long the client would wait for a human (RFC 7240)."""
     complexity: str | None = None
     """What the caller says of it: ``low``, ``medium`` or ``high`` in any case; anything else is ignored."""
 

@@ -15,9 +15,10 @@ from typing import Protocol
 import trio
 from attrs import frozen
 
-from arbstr.errors import ArbstrError, DeadlineExceeded
+from arbstr.errors import ArbstrError, BillingRefused, DeadlineExceeded
 from arbstr.providers import UpstreamAnswer
-from arbstr.requests._answer import plain_headers, refusal, stream_headers
+from arbstr.requests._answer import plain_headers, put_off_answer, refusal, stream_headers
+from arbstr.requests._asking import Asking, PutOff
 from arbstr.requests._attempts import Attempts
 from arbstr.requests._books import Books
 from arbstr.requests._context import RequestContext
@@ -30,7 +31,7 @@ from arbstr.requests._purse import Purse
 from arbstr.requests._record import Attempt, Record
 from arbstr.requests._relay import estimated_tokens
 from arbstr.requests._stream import Streaming
-from arbstr.routing import Candidate, Demand, Router
+from arbstr.routing import Candidate, Demand, Router, Selection
 from arbstr.wire import Usage, error_event, with_member
 
 _GONE = "the client closed its connection"
@@ -88,6 +89,7 @@ class RequestLife:
             heartbeat_s=context.heartbeat_s if request.call.stream else 0.0,
             lost=owner.client_lost,
         )
+        self._asking = Asking(purse, context.approvals, context.waiting_room, request.approval_id, request.wait_s)
         self._attempts = Attempts(context, self._record, purse, self._taker(), self._is_over, self._is_late)
 
     def _taker(self) -> Callable[[Attempt, UpstreamAnswer], Awaitable[Whole | None]]:
@@ -160,12 +162,29 @@ class RequestLife:
     # The way there
 
     async def _answer(self) -> PlainAnswer | None:
+        selection = self._choose()
+        if self._outlet.beats:
+            self._owner.run_beside(self._outlet.keep_warm)
+        try:
+            whole = await self._attempt(selection)
+        except BillingRefused as refused:
+            put_off = await self._asking.answer_to(refused)
+            if put_off is not None:
+                return await self._put_off(put_off)
+            # Much may have changed while a human was thinking; the time for attempts begins now.
+            self._in_time = trio.CancelScope(deadline=trio.current_time() + self._intake.router.routing.deadline_s)
+            whole = await self._attempt(self._choose())
+        return None if whole is None else await self._answer_whole(whole)
+
+    def _choose(self) -> Selection:
         context, router = self._context, self._intake.router
         selection = self._record.selection = router.select(
             self._intake.demand, context.offers(), now=trio.current_time(), rotation=context.next_rotation()
         )
-        if self._outlet.beats:
-            self._owner.run_beside(self._outlet.keep_warm)
+        return selection
+
+    async def _attempt(self, selection: Selection) -> Whole | None:
+        router = self._intake.router
         plan = Plan(
             len(selection.candidates),
             retries=router.routing.retries,
@@ -177,7 +196,14 @@ class RequestLife:
             whole = await self._attempts.run(selection, plan)
         if self._in_time.cancelled_caught:
             raise self._too_late()
-        return None if whole is None else await self._answer_whole(whole)
+        return whole
+
+    async def _put_off(self, put_off: PutOff) -> PlainAnswer | None:
+        """The request ends here; its money stays set aside until it comes back, or until nobody need wait for it."""
+        if not self._outlet.close():  # a heartbeat has begun the stream
+            raise put_off.as_error()
+        await self._books.close("pending_approval", 202, f"waits for approval {put_off.approval_id}")
+        return put_off_answer(self._record, put_off, self._intake.place.headers)
 
     def _is_over(self) -> bool:
         return self._outlet.committed or self._outlet.gone

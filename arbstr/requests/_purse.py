@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import logging
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
-from actors import ActorDeadError, AskTimeout, InboxFull, SystemNotRunning, TrioActorRef
-from arbstr.accounts import Accounts, Ended, Extend, Held, Release, Renew, Reserve, Settle
-from arbstr.errors import ArbstrError, BillingRefused, LedgerUnavailable
+from actors import TrioActorRef
+from arbstr.accounts import Bank, Ended, Extend, Held, Holder, Release, Renew, RequestApproval, Reserve, Settle
+from arbstr.errors import (
+    ApprovalNeeded,
+    ArbstrError,
+    AuthenticationFailed,
+    BillingRefused,
+    LedgerUnavailable,
+    NotAnswered,
+)
 from arbstr.routing import Candidate
-from arbstr.store import Ledger, ReceiptOnly, ReceiptRow, StoreUnavailable
+from arbstr.store import ApprovalRow, Ledger, ReceiptOnly, ReceiptRow, StoreUnavailable, new_approval_id
 
 logger = logging.getLogger(__name__)
-
-ASK_DEADLINE_S = 10.0
-"""For an answer of the account, which waits for the disk."""
-
-_UNANSWERED = (ActorDeadError, AskTimeout, InboxFull, SystemNotRunning)
-"""What an ask can come to when it gets no answer; what was asked may have been done all the same."""
 
 
 class Purse(Protocol):
@@ -34,8 +35,24 @@ class Purse(Protocol):
     async def cover(self, candidate: Candidate, bound_msat: int) -> None:
         """See to it that at least ``bound_msat`` is held, durably. Raises BillingRefused or LedgerUnavailable.
 
-        When it is cancelled, ``end`` sees to whatever came of it.
+        ApprovalNeeded when a human may be asked: see ``ask``. When it is cancelled, ``end`` sees to whatever came of
+        it.
         """
+        ...
+
+    async def ask(self) -> ApprovalRow:
+        """Ask a human about the first that ``cover`` raised ApprovalNeeded for; the money is held meanwhile.
+
+        Raises BillingRefused, LedgerUnavailable. Until ``claim`` or ``put_off`` is called, ``end`` withdraws it.
+        """
+        ...
+
+    def claim(self, approval_id: str) -> None:
+        """A human has allowed it: from now on ``cover`` takes what was granted."""
+        ...
+
+    def put_off(self) -> None:
+        """The client knows of the approval and comes for it itself, or it has ended: ``end`` leaves it alone."""
         ...
 
     def renew(self, evidence_msat: int) -> None:
@@ -61,6 +78,15 @@ class UnheldPurse:
     async def cover(self, candidate: Candidate, bound_msat: int) -> None:
         return
 
+    async def ask(self) -> ApprovalRow:
+        raise ValueError("without accounts nothing is refused, and nobody is asked")
+
+    def claim(self, approval_id: str) -> None:
+        return
+
+    def put_off(self) -> None:
+        return
+
     def renew(self, evidence_msat: int) -> None:
         return
 
@@ -77,28 +103,33 @@ class _Hold(Enum):
 
 
 class AccountPurse:
-    """One agent pays. The hold's key is the request id, so that no request can hold twice (M5)."""
+    """One agent pays, by way of a bank. The hold's key is the request id, so that no request can hold twice (M5)."""
 
     def __init__(
         self,
-        accounts: Accounts,
+        bank: Bank,
         store: Ledger,
         *,
-        agent_id: str,
+        holder: Holder,
         key: str,
         model: str,
         correlation_id: str | None,
         owner: TrioActorRef,  # type: ignore[type-arg]  # any actor
-        budget_id: str | None = None,
+        approval_id: str | None = None,
     ) -> None:
-        self._accounts = accounts
+        """``approval_id``: what the request has come for; it is held under that, then, and not under ``key``."""
+        self._bank = bank
         self._store = store
-        self._agent_id = agent_id
-        self._key = key
+        self._holder = holder
+        self._request_id = key
+        self._key = approval_id or key
         self._model = model
         self._correlation_id = correlation_id
         self._owner = owner
-        self._budget_id = budget_id
+        self._approval_id = approval_id
+        self._needed: tuple[Candidate, int] | None = None
+        self._withdraws = False
+        """There may be an approval of which only we know."""
         self._hold = _Hold.NONE
         self.held_msat = 0
 
@@ -110,28 +141,61 @@ class AccountPurse:
         # From here on there may be a hold, whether or not we live to learn of it.
         self._hold = _Hold.UNSURE
         message = Reserve(
-            self._key,
+            self._request_id,
             bound_msat,
             self._model,
             candidate.provider,
             self._correlation_id,
             self._owner,
-            self._budget_id,
+            self._holder.budget_id,
+            approval_id=self._approval_id,
         )
-        self.held_msat = await self._ask_for(message)
-        self._hold = _Hold.OPEN
+        try:
+            self.held_msat = await self._ask_for(message)
+        except ApprovalNeeded:
+            self._needed = self._needed or (candidate, bound_msat)
+            raise
+        self._hold, self._withdraws = _Hold.OPEN, False
+
+    async def ask(self) -> ApprovalRow:
+        assert self._needed is not None, "nobody said that a human could be asked"
+        candidate, bound_msat = self._needed
+        self._key = new_approval_id()
+        self._hold, self._withdraws = _Hold.UNSURE, True
+        message = RequestApproval(
+            self._key,
+            bound_msat,
+            self._model,
+            candidate.provider,
+            self._correlation_id,
+            self._holder.budget_id,
+            self._request_id,
+        )
+        row: ApprovalRow = await self._request(message)
+        return row
+
+    def claim(self, approval_id: str) -> None:
+        self._approval_id = approval_id
+
+    def put_off(self) -> None:
+        self._hold, self._withdraws = _Hold.NONE, False
 
     async def _ask_for(self, message: Reserve | Extend) -> int:
+        held: Held = await self._request(message)
+        return held.amount_msat
+
+    async def _request(self, message: Reserve | Extend | RequestApproval) -> Any:
         try:
-            held: Held = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
-        except _UNANSWERED as error:
-            raise LedgerUnavailable(f"the account did not answer: {error}", retry_after_s=1) from error
-        except (BillingRefused, LedgerUnavailable):
+            return await self._bank.request(self._holder, message)
+        except NotAnswered:
+            raise
+        except (BillingRefused, LedgerUnavailable, AuthenticationFailed):
             # An answer: nothing came of it, and nobody need wait for the end of a hold that never was.
-            if self._hold is _Hold.UNSURE:
+            if isinstance(message, RequestApproval):
+                self.put_off()
+            elif self._hold is _Hold.UNSURE and not self._withdraws:
                 self._hold = _Hold.NONE
             raise
-        return held.amount_msat
 
     def renew(self, evidence_msat: int) -> None:
         if self._hold is _Hold.OPEN:
@@ -144,13 +208,13 @@ class AccountPurse:
         if delivered:
             message = Settle(self._key, charge_msat, receipt)
         else:
-            message = Release(self._key, receipt.error or receipt.outcome, receipt)
+            message = Release(self._key, receipt.error or receipt.outcome, receipt, self._withdraws)
         try:
-            ended: Ended = await self._accounts.ref(self._agent_id).request(message, timeout_s=ASK_DEADLINE_S)
+            ended: Ended = await self._bank.request(self._holder, message)
         except trio.Cancelled:
             self._tell(message)
             raise
-        except _UNANSWERED as error:
+        except NotAnswered as error:
             # An ask that was given up may be skipped by its receiver; a tell is not, and a repeat is harmless (M3).
             self._tell(message)
             logger.error("request %s: its end is not confirmed yet: %s", self._key, error)
@@ -164,8 +228,8 @@ class AccountPurse:
 
     def _tell(self, message: Renew | Settle | Release) -> None:
         try:
-            self._accounts.ref(self._agent_id).tell(message)
-        except _UNANSWERED as error:
+            self._bank.tell(self._holder, message)
+        except NotAnswered as error:
             logger.error("request %s: %s did not reach its account: %s", self._key, type(message).__name__, error)
 
 

@@ -5,7 +5,7 @@ Knows rows and changes, not rules: who may spend what is decided in ``arbstr.acc
 ``sqlite3`` and ``sqlite_utils``.
 """
 
-from arbstr.store._answers import find_agent_id
+from arbstr.store._answers import find_agent_id, read_remote_holds
 from arbstr.store._backup import Copied, back_up, restore
 from arbstr.store._check import ChainReport, QuickReport, quick_check, verify_chain
 from arbstr.store._errors import (
@@ -32,6 +32,7 @@ from arbstr.store._ids import (
     new_hold_id,
     new_token_id,
     new_ulid,
+    request_hold_id,
 )
 from arbstr.store._journal import HoldTotals, read_account, read_deposit, read_hold, read_hold_totals, read_open_holds
 from arbstr.store._ledger import (
@@ -55,6 +56,7 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -101,6 +103,7 @@ from arbstr.store._values import (
     BudgetRow,
     Change,
     CheckReport,
+    DropRemoteHold,
     EventProgress,
     EventRow,
     EventState,
@@ -109,6 +112,7 @@ from arbstr.store._values import (
     HoldRenewal,
     HoldRow,
     HoldState,
+    KeepRemoteHold,
     LedgerAccount,
     NewAgent,
     PaymentRow,
@@ -117,6 +121,8 @@ from arbstr.store._values import (
     Posting,
     ReceiptOnly,
     ReceiptRow,
+    RemoteHoldRow,
+    RemoteHoldState,
     TokenRow,
 )
 from arbstr.store._vault_queries import (
@@ -130,6 +136,7 @@ from arbstr.store._vault_queries import (
     HistoryRow,
     ListPage,
     find_agent,
+    find_approval,
     find_payment,
     find_reservation,
     latest_policy,
@@ -172,6 +179,7 @@ __all__ = [
     "Dashboard",
     "DashboardAgent",
     "DeadEvents",
+    "DropRemoteHold",
     "DueEvents",
     "DuplicateKey",
     "Durability",
@@ -195,6 +203,7 @@ __all__ = [
     "HoldRow",
     "HoldState",
     "HoldTotals",
+    "KeepRemoteHold",
     "Ledger",
     "LedgerAccount",
     "ListAgents",
@@ -218,6 +227,9 @@ __all__ = [
     "ReceiptRow",
     "RecordedUsage",
     "Refused",
+    "RemoteHoldRow",
+    "RemoteHoldState",
+    "RemoteHolds",
     "RequestFilter",
     "RequestPage",
     "Sort",
@@ -241,6 +253,7 @@ __all__ = [
     "derived_hold_id",
     "find_agent",
     "find_agent_id",
+    "find_approval",
     "find_payment",
     "find_receipt",
     "find_receipt_by_number",
@@ -278,7 +291,9 @@ __all__ = [
     "read_hold",
     "read_hold_totals",
     "read_open_holds",
+    "read_remote_holds",
     "recorded_usage",
+    "request_hold_id",
     "requests_after",
     "restore",
     "statistics_of",

@@ -33,6 +33,7 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -42,15 +43,27 @@ from arbstr.store._rows import (
     EVENT_COLUMNS,
     PAYMENT_COLUMNS,
     POLICY_COLUMNS,
+    REMOTE_HOLD_COLUMNS,
     TOKEN_COLUMNS,
     approval_row,
     budget_row,
     event_row,
     payment_row,
     policy_row,
+    remote_hold_row,
     token_row,
 )
-from arbstr.store._values import AgentRow, ApprovalRow, BudgetRow, EventRow, HoldRow, PaymentRow, PolicyRow, TokenRow
+from arbstr.store._values import (
+    AgentRow,
+    ApprovalRow,
+    BudgetRow,
+    EventRow,
+    HoldRow,
+    PaymentRow,
+    PolicyRow,
+    RemoteHoldRow,
+    TokenRow,
+)
 
 A = TypeVar("A")
 Row = tuple[Any, ...]
@@ -59,6 +72,8 @@ Connection = sqlite3.Connection
 AFTER_ALL_IDS = "~"
 _UNFINISHED = "state IN ('pending_approval', 'held', 'sending', 'unknown')"
 """As in the index, which is not used otherwise."""
+_WAITING, _GRANTED = "status = 'pending'", "status = 'approved' AND kind = 'request'"
+"""Approvals that are open, each with its index."""
 
 
 def answer(db: Connection, question: Question[A]) -> A:
@@ -85,13 +100,7 @@ def _load_account(db: Connection, question: LoadAccount) -> LoadedAccount:
             f"payments WHERE agent_id = ? AND {_UNFINISHED} ORDER BY transaction_id",
             agent_id,
         ),
-        approvals=_select(
-            db,
-            approval_row,
-            APPROVAL_COLUMNS,
-            "approvals WHERE agent_id = ? AND status = 'pending' ORDER BY approval_id",
-            agent_id,
-        ),
+        approvals=_open_approvals(db, agent_id),
         spends=tuple(
             db.execute(
                 "SELECT ended_ns, charged_msat FROM holds WHERE agent_id = ? AND charged_msat > 0 AND ended_ns > ? "
@@ -112,6 +121,24 @@ def _load_account(db: Connection, question: LoadAccount) -> LoadedAccount:
             now_ns,
         ),
     )
+
+
+def _open_approvals(db: Connection, agent_id: str) -> tuple[ApprovalRow, ...]:
+    found = [
+        row
+        for which in (_WAITING, _GRANTED)
+        for row in _select(db, approval_row, APPROVAL_COLUMNS, f"approvals WHERE agent_id = ? AND {which}", agent_id)
+    ]
+    return tuple(sorted(found, key=lambda row: row.approval_id))
+
+
+def _pending_approvals(db: Connection, _: PendingApprovals) -> tuple[ApprovalRow, ...]:
+    found = [
+        row
+        for which in (_WAITING, _GRANTED)
+        for row in _select(db, approval_row, APPROVAL_COLUMNS, f"approvals WHERE {which}")
+    ]
+    return tuple(sorted(found, key=lambda row: (row.expires_ns, row.approval_id)))
 
 
 def _policies(db: Connection, agent_id: str, now_ns: int) -> tuple[PolicyRow, ...]:
@@ -181,12 +208,20 @@ def read_tokens(db: Connection) -> list[TokenRow]:
 
 
 def find_agent_id(db: Connection, agent: str) -> str | None:
-    """Of the agent with this id or, failing that, of the first with this name."""
+    """Of the agent with this id or, failing that, of the first with this name; also of another vault's agent, by its
+    id, when there are receipts of it."""
     named = db.execute(
         "SELECT agent_id FROM agents WHERE agent_id = ?1 OR name = ?1 ORDER BY agent_id != ?1, agent_id LIMIT 1",
         (agent,),
     ).fetchone()
+    named = named or db.execute("SELECT agent_id FROM receipts WHERE agent_id = ? LIMIT 1", (agent,)).fetchone()
     return named[0] if named else None
+
+
+def read_remote_holds(db: Connection) -> list[RemoteHoldRow]:
+    """All that a vault in another process has not heard the end of, or will not take, oldest first."""
+    rest = "remote_holds ORDER BY created_ns, reservation_id"
+    return list(_select(db, remote_hold_row, REMOTE_HOLD_COLUMNS, rest))
 
 
 def _tokens_of(db: Connection, question: TokensOf) -> tuple[TokenRow, ...]:
@@ -195,8 +230,8 @@ def _tokens_of(db: Connection, question: TokensOf) -> tuple[TokenRow, ...]:
 
 
 def _orphaned_holds(db: Connection, _: OrphanedHolds) -> tuple[HoldRow, ...]:
-    pending = {key for (key,) in db.execute("SELECT transaction_id FROM approvals WHERE status = 'pending'")}
-    return tuple([hold for hold in read_open_holds(db) if hold.kind == "request" and hold.key not in pending])
+    open_ones = {row.transaction_id for row in _pending_approvals(db, PendingApprovals())}
+    return tuple([hold for hold in read_open_holds(db) if hold.kind == "request" and hold.key not in open_ones])
 
 
 def _due_events(db: Connection, question: DueEvents) -> tuple[EventRow, ...]:
@@ -231,10 +266,15 @@ _ANSWERS: dict[type, Callable[[Connection, Any], Any]] = {
     UnfinishedPayments: lambda db, _: _select(
         db, payment_row, PAYMENT_COLUMNS, f"payments WHERE {_UNFINISHED} ORDER BY transaction_id"
     ),
-    PendingApprovals: lambda db, _: _select(
-        db, approval_row, APPROVAL_COLUMNS, "approvals WHERE status = 'pending' ORDER BY expires_ns, approval_id"
-    ),
+    PendingApprovals: _pending_approvals,
     DeadEvents: _dead_events,
     DueEvents: _due_events,
+    RemoteHolds: lambda db, question: _select(
+        db,
+        remote_hold_row,
+        REMOTE_HOLD_COLUMNS,
+        "remote_holds WHERE state = ? ORDER BY created_ns, reservation_id",
+        question.state.value,
+    ),
     FindEvent: lambda db, question: _one(db, event_row, EVENT_COLUMNS, "outbox WHERE event_id = ?", question.event_id),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from arbstr.store._journal import GENESIS, audit_hash
+from arbstr.store._journal import GENESIS, REMOTE, audit_hash
 from arbstr.store._values import AgentRow, CheckReport, LedgerAccount
 
 MAX_LINES = 10
@@ -18,11 +18,16 @@ QUICK_ROWS = 20_000
 """Checked at a start; of a journal this long it takes about a tenth of a second."""
 VAULT_VERSION = 3
 """Of the schema: since then there are payments."""
+REMOTE_VERSION = 4
+"""Since then there are holds at another vault."""
 
 _AGENTS = (
     "SELECT agent_id, name, created_ns, available_msat, held_msat, spent_msat, deposited_msat, withdrawn_msat, "
     "debt_msat FROM agents JOIN accounts USING (agent_id) ORDER BY agent_id"
 )
+
+_OURS = f"agent_id IS NOT NULL AND cost_msat > 0 AND coalesce(hold_id, '') NOT GLOB '{REMOTE}*'"
+"""Receipts that an account of ours was charged for; those of another vault's agents are in its books."""
 
 Totals = defaultdict[str, int]
 """By agent; an agent without rows has 0."""
@@ -47,12 +52,11 @@ def check_books(db: sqlite3.Connection) -> CheckReport:
         *_agent_problems(db, agents, "kind = 'request'" if has_vault else "1"),
         *_hold_problems(db),
         *(_vault_problems(db) if has_vault else ()),
+        *(_remote_problems(db) if version >= REMOTE_VERSION else ()),
         *_audit_problems(db),
     ]
     (open_holds,) = db.execute("SELECT count(*) FROM holds WHERE state = 'open'").fetchone()
-    (receipts_msat,) = db.execute(
-        "SELECT coalesce(sum(cost_msat), 0) FROM receipts WHERE agent_id IS NOT NULL"
-    ).fetchone()
+    (receipts_msat,) = db.execute(f"SELECT coalesce(sum(cost_msat), 0) FROM receipts WHERE {_OURS}").fetchone()  # noqa: S608 - ours
     spent, debt = sum(a.spent_msat for a in agents), sum(a.debt_msat for a in agents)
     return CheckReport(agents, open_holds, receipts_msat, spent, debt, tuple(problems))
 
@@ -87,7 +91,7 @@ def _agent_problems(db: sqlite3.Connection, agents: tuple[AgentRow, ...], of_req
     held = _totals(db, "SELECT agent_id, sum(amount_msat) FROM holds WHERE state = 'open' GROUP BY agent_id")
     charged = _totals(db, "SELECT agent_id, sum(charged_msat) FROM holds GROUP BY agent_id")
     bought = _totals(db, f"SELECT agent_id, sum(charged_msat) FROM holds WHERE {of_requests} GROUP BY agent_id")  # noqa: S608 - ours
-    receipts = _totals(db, "SELECT agent_id, sum(cost_msat) FROM receipts WHERE agent_id IS NOT NULL GROUP BY agent_id")
+    receipts = _totals(db, f"SELECT agent_id, sum(cost_msat) FROM receipts WHERE {_OURS} GROUP BY agent_id")  # noqa: S608 - ours
     known = {agent.agent_id for agent in agents}
     for agent_id in sorted({*journal, *held, *charged, *receipts} - known):
         yield f"{agent_id}: there is no such account, but there are rows of it"
@@ -147,13 +151,15 @@ _WRONG_PAYMENTS = f"""
         ELSE coalesce(h.state, 'released') != 'released' END
     LIMIT ?"""  # noqa: S608 - a constant of ours
 _WRONG_APPROVALS = f"""
-    SELECT a.approval_id, coalesce(h.state, 'missing'), coalesce(p.state, 'missing')
+    SELECT a.approval_id, a.status, coalesce(h.state, 'missing'), coalesce(p.state, 'missing')
     FROM approvals a LEFT JOIN holds h ON h.key = a.transaction_id AND h.agent_id = a.agent_id
         LEFT JOIN payments p ON p.transaction_id = a.transaction_id
-    WHERE a.status = 'pending' AND (h.state IS NOT 'open' OR h.amount_msat < a.amount_msat
-        OR (a.kind != 'request' AND p.state IS NOT 'pending_approval'))
+    WHERE (a.status = 'pending' OR (a.status = 'approved' AND a.kind = 'request'))
+        AND (h.state IS NOT 'open' OR h.amount_msat < a.amount_msat
+            OR (a.kind != 'request' AND p.state IS NOT 'pending_approval'))
     UNION ALL
-    SELECT p.transaction_id, 'unknown', p.state FROM payments p WHERE {_OPEN_PAYMENTS} AND p.state = 'pending_approval'
+    SELECT p.transaction_id, 'pending', 'unknown', p.state FROM payments p
+    WHERE {_OPEN_PAYMENTS} AND p.state = 'pending_approval'
         AND NOT EXISTS (SELECT 1 FROM approvals a WHERE a.transaction_id = p.transaction_id AND a.status = 'pending')
     LIMIT ?"""  # noqa: S608 - constants of ours
 _WRONG_BUDGETS = """
@@ -180,8 +186,8 @@ def _vault_problems(db: sqlite3.Connection) -> Iterator[str]:
         "AND NOT EXISTS (SELECT 1 FROM payments WHERE transaction_id = holds.key) LIMIT ?"
     ):
         yield f"hold {hold_id} is of a {kind} that there is not"
-    for approval_id, hold, payment in found(_WRONG_APPROVALS):
-        yield f"approval {approval_id} is pending, but its hold is {hold} and its payment {payment}"
+    for approval_id, status, hold, payment in found(_WRONG_APPROVALS):
+        yield f"approval {approval_id} is {status}, but its hold is {hold} and its payment {payment}"
     for budget_id, spent, charged in found(_WRONG_BUDGETS):
         yield f"budget {budget_id} has spent {spent} msat, but its agent's holds were charged {charged} for it"
     for token_id, budget_id in found(
@@ -194,6 +200,19 @@ def _vault_problems(db: sqlite3.Connection) -> Iterator[str]:
         "GROUP BY agent_id HAVING min(version) IS NOT 1 OR max(version) IS NOT count(version) LIMIT ?"
     ):
         yield f"{agent_id}: its policy has {versions} versions from {first} to {last}"
+
+
+def _remote_problems(db: sqlite3.Connection) -> Iterator[str]:
+    """What another vault is to be told was bought: receipt and charge were written together."""
+    rows = db.execute(
+        "SELECT h.reservation_id, h.charge_msat, r.cost_msat FROM remote_holds h "
+        "LEFT JOIN receipts r ON r.hold_id = ?1 || h.reservation_id "
+        "AND r.request_id IN (h.key, h.key || ':' || ?1 || h.reservation_id) "
+        "WHERE h.charge_msat > 0 AND r.cost_msat IS NOT h.charge_msat LIMIT ?2",
+        (REMOTE, MAX_LINES),
+    )
+    for reservation_id, charge, cost in rows:
+        yield f"reservation {reservation_id} at another vault is to be charged {charge} msat, its receipt says {cost}"
 
 
 @frozen

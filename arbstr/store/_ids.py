@@ -47,6 +47,11 @@ def new_approval_id() -> str:
     return "apr_" + new_ulid()
 
 
+def request_hold_id(approval_id: str) -> str:
+    """Of what is held for a request that needs an approval: one follows from the other."""
+    return "tx_" + approval_id.removeprefix("apr_")
+
+
 def new_budget_id() -> str:
     return "bu_" + new_ulid()
 

@@ -21,6 +21,7 @@ from arbstr.store._rows import (
     PAYMENT_COLUMNS,
     POLICY_COLUMNS,
     RECEIPT_COLUMNS,
+    REMOTE_HOLD_COLUMNS,
     TOKEN_COLUMNS,
     attempt_values,
     hold_row,
@@ -42,6 +43,7 @@ from arbstr.store._values import (
     BearerRow,
     BudgetRow,
     Change,
+    DropRemoteHold,
     EventProgress,
     EventRow,
     Frozen,
@@ -49,11 +51,13 @@ from arbstr.store._values import (
     HoldRenewal,
     HoldRow,
     HoldState,
+    KeepRemoteHold,
     LedgerAccount,
     PaymentRow,
     PolicyRow,
     ReceiptOnly,
     ReceiptRow,
+    RemoteHoldRow,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,6 +67,9 @@ GENESIS = bytes(32)
 
 MAX_INTEGER = (1 << 63) - 1
 """What an INTEGER column can hold."""
+
+REMOTE = "vault:"
+"""What the hold of a receipt begins with when it is in the books of another vault."""
 
 ENDS_OF_HOLDS = frozenset({"settle", "release", "resolve"})
 """Kinds of changes that end a hold; ``reserve`` is the one that makes one."""
@@ -82,8 +89,10 @@ _REPLACE: dict[type, str] = {
     ApprovalRow: replace("approvals", APPROVAL_COLUMNS),
     PaymentRow: replace("payments", PAYMENT_COLUMNS),
     EventRow: replace("outbox", EVENT_COLUMNS),
+    RemoteHoldRow: replace("remote_holds", REMOTE_HOLD_COLUMNS),
     AlertSent: replace("alerts", "agent_id, at_ns"),
 }
+_DROP_REMOTE_HOLD = "DELETE FROM remote_holds WHERE reservation_id = ?"
 _MOVE_EVENT = "UPDATE outbox SET due_ns = ?, attempts = ?, state = ?, last_error = ?, ended_ns = ? WHERE event_id = ?"
 _UPDATE_ACCOUNT = (
     "UPDATE accounts SET version = ?, available_msat = ?, held_msat = ?, spent_msat = ?, deposited_msat = ?, "
@@ -319,6 +328,12 @@ class Journal:
                 self.append_audit(change.at_ns, change.agent_id, self._add_agent(change))
             case EventProgress(event):
                 self._move_event(event)
+            case KeepRemoteHold(hold, receipt):
+                self._keep_remote(hold)
+                if receipt is not None:
+                    self._file_remote(receipt, hold)
+            case DropRemoteHold(reservation_id):
+                self._db.execute(_DROP_REMOTE_HOLD, (reservation_id,))
 
     def apply_together(self, changes: Sequence[Change]) -> None:
         """Write changes of which none is refused, in a few statements: many rows each, so that a row costs less.
@@ -341,6 +356,12 @@ class Journal:
                     batch.audit += self._next_audit(change.at_ns, change.agent_id, self._add_agent(change))
                 case EventProgress(event):
                     self._move_event(event)
+                case KeepRemoteHold(hold, receipt):
+                    self._keep_remote(hold)
+                    if receipt is not None:
+                        batch.file(receipt, hold.agent_id, remote_hold_id(hold), hold.charge_msat or 0)
+                case DropRemoteHold(reservation_id):
+                    self._db.execute(_DROP_REMOTE_HOLD, (reservation_id,))
         batch.write()
 
     def _apply_account(self, change: AccountChange) -> None:
@@ -370,6 +391,16 @@ class Journal:
         values = (event.due_ns, event.attempts, event.state.value, event.last_error, event.ended_ns, event.event_id)
         if self._db.execute(_MOVE_EVENT, [storable(value) for value in values]).rowcount != 1:
             raise Unwritable(f"there is no event {event.event_id}")
+
+    def _keep_remote(self, hold: RemoteHoldRow) -> None:
+        if self._execute_with_text(_REPLACE[RemoteHoldRow], values(hold)).rowcount != 1:
+            raise DuplicateKey(f"remote hold:{hold.reservation_id}")
+
+    def _file_remote(self, receipt: ReceiptRow, hold: RemoteHoldRow) -> None:
+        """Once for each hold, however often its end is told."""
+        hold_id, known = remote_hold_id(hold), "SELECT 1 FROM receipts WHERE request_id = ? AND hold_id = ?"
+        if self._db.execute(known, (receipt.request_id, hold_id)).fetchone() is None:
+            self._file_receipt(receipt, hold.agent_id, hold_id, hold.charge_msat or 0)
 
     def _write(self, row: Also) -> None:
         """Add a policy; add or replace one of the others."""
@@ -547,6 +578,11 @@ def also_key(row: Also) -> str:
             return f"alert:{row.agent_id}"
         case Frozen():
             return f"frozen:{row.agent_id}"
+
+
+def remote_hold_id(hold: RemoteHoldRow) -> str:
+    """In receipts: of no row of ours, which the audit must know."""
+    return f"{REMOTE}{hold.reservation_id}"
 
 
 def storable(value: object) -> object:

@@ -23,6 +23,8 @@ from arbstr.store._values import (
     HoldRow,
     PaymentRow,
     PolicyRow,
+    RemoteHoldRow,
+    RemoteHoldState,
     TokenRow,
 )
 
@@ -58,7 +60,7 @@ class LoadedAccount:
     payments: tuple[PaymentRow, ...] = ()
     """Those without an end, oldest first."""
     approvals: tuple[ApprovalRow, ...] = ()
-    """Those that are pending, oldest first."""
+    """Those that are open, oldest first."""
     spends: tuple[tuple[int, int], ...] = ()
     """When a hold ended and what it was charged, oldest first: all of the last day that were charged anything."""
     frozen_ns: int | None = None
@@ -141,7 +143,7 @@ class TokensOf(Question[tuple[TokenRow, ...]]):
 
 @frozen
 class OrphanedHolds(Question[tuple[HoldRow, ...]]):
-    """Open holds of requests that no pending approval waits for: at start nobody owns these."""
+    """Open holds of requests that are not an open approval's: at start nobody owns these."""
 
 
 @frozen
@@ -151,7 +153,7 @@ class UnfinishedPayments(Question[tuple[PaymentRow, ...]]):
 
 @frozen
 class PendingApprovals(Question[tuple[ApprovalRow, ...]]):
-    """Of all agents, the one that expires first first."""
+    """Those that are open, of all agents, the one that expires first first."""
 
 
 @frozen
@@ -173,6 +175,13 @@ class DeadEvents(Question[tuple[EventRow, ...]]):
 @frozen
 class FindEvent(Question[EventRow | None]):
     event_id: str
+
+
+@frozen
+class RemoteHolds(Question[tuple[RemoteHoldRow, ...]]):
+    """Holds at a vault in another process that are in this state, oldest first."""
+
+    state: RemoteHoldState
 
 
 class Ledger(Protocol):

@@ -19,6 +19,7 @@ from arbstr.store._journal import (
     is_sound,
     refuse_foreign_rows,
     refuse_mismatch,
+    remote_hold_id,
     storable,
 )
 from arbstr.store._ledger import (
@@ -40,6 +41,7 @@ from arbstr.store._ledger import (
     PendingApprovals,
     Question,
     ReadAccount,
+    RemoteHolds,
     TokensOf,
     UnfinishedPayments,
 )
@@ -58,6 +60,7 @@ from arbstr.store._values import (
     BudgetRow,
     Change,
     CheckReport,
+    DropRemoteHold,
     EventProgress,
     EventRow,
     EventState,
@@ -66,6 +69,7 @@ from arbstr.store._values import (
     HoldRenewal,
     HoldRow,
     HoldState,
+    KeepRemoteHold,
     LedgerAccount,
     PaymentRow,
     PaymentState,
@@ -73,6 +77,8 @@ from arbstr.store._values import (
     Posting,
     ReceiptOnly,
     ReceiptRow,
+    RemoteHoldRow,
+    RemoteHoldState,
     TokenRow,
 )
 
@@ -145,12 +151,16 @@ class MemoryBooks:
     """Of tokens: whose."""
     outbox: dict[str, EventRow] = field(factory=dict)
     alerts: dict[str, int] = field(factory=dict)
+    remote_holds: dict[str, RemoteHoldRow] = field(factory=dict)
     agent_hashes: dict[str, str] = field(factory=dict)
     _undo: list[tuple[dict[Any, Any], Any, Any]] = field(factory=list)
 
     def put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         self._undo.append((table, key, table.get(key, _MISSING)))
         table[key] = value
+
+    def take(self, table: dict[Any, Any], key: Any) -> None:
+        self._undo.append((table, key, table.pop(key)))
 
     def apply(self, change: Change) -> None:
         """Write one change whole. Raises Refused with nothing of it written."""
@@ -160,7 +170,7 @@ class MemoryBooks:
         except Refused:
             for table, key, before in reversed(self._undo):
                 if before is _MISSING:
-                    del table[key]
+                    table.pop(key, None)
                 else:
                     table[key] = before
             raise
@@ -267,6 +277,36 @@ class MemoryBooks:
         )
         self.put(self.outbox, event.event_id, _stored(moved))
 
+    # Holds at another vault
+
+    def keep_remote(self, change: KeepRemoteHold) -> None:
+        hold, is_open = change.hold, change.hold.state is RemoteHoldState.OPEN
+        _require(_none_negative(hold, ("amount_msat", "evidence_msat", "charge_msat", "attempts")), "a negative hold")
+        _require(is_open == (hold.charge_msat is None), "an end that is none")
+        known = self.remote_holds.get(hold.reservation_id)
+        if known is not None:
+            if known.agent_id != hold.agent_id:
+                raise DuplicateKey(f"remote hold:{hold.reservation_id}")
+            same_end = known.state is RemoteHoldState.OPEN or known.charge_msat == hold.charge_msat
+            _require(known.key == hold.key and same_end, "a hold that ends twice")
+        self.put(self.remote_holds, hold.reservation_id, _stored(hold))
+        if change.receipt is not None:
+            self._file_remote(change.receipt, hold)
+
+    def _file_remote(self, receipt: ReceiptRow, hold: RemoteHoldRow) -> None:
+        hold_id, known = remote_hold_id(hold), self.receipts.get(receipt.request_id)
+        if known is not None and known.hold_id == hold_id:
+            return
+        request_id = receipt.request_id if known is None else f"{receipt.request_id}:{hold_id}"
+        filed = evolve(receipt, request_id=request_id, agent_id=hold.agent_id, hold_id=hold_id)
+        self.file_receipt(ReceiptOnly(evolve(filed, cost_msat=hold.charge_msat or 0)))
+
+    def drop_remote(self, change: DropRemoteHold) -> None:
+        known = self.remote_holds.get(change.reservation_id)
+        if known is not None:
+            _require(known.state is not RemoteHoldState.OPEN, "a hold that is forgotten")
+            self.take(self.remote_holds, change.reservation_id)
+
     # Rows beside an account
 
     def write(self, row: Also) -> None:
@@ -305,7 +345,10 @@ class MemoryBooks:
         _require((row.status is ApprovalStatus.PENDING) == (row.resolved_ns is None), "an approval half decided")
         known = self._replaced(self.approvals, row.approval_id, row)
         if known is not None:
-            _require(known.status in (ApprovalStatus.PENDING, row.status), "an approval decided twice")
+            later = (ApprovalStatus.USED, ApprovalStatus.TIMED_OUT)
+            goes_on = known.is_open and known.status is ApprovalStatus.APPROVED and row.status in later
+            decided_twice = known.status not in (ApprovalStatus.PENDING, row.status) and not goes_on
+            _require(not decided_twice, "an approval decided twice")
         self.put(self.approvals, row.approval_id, _stored(row))
 
     def write_payment(self, row: PaymentRow) -> None:
@@ -475,7 +518,7 @@ class MemoryBooks:
         return tuple([row for _, row in sorted(self.payments.items()) if row.state not in FINAL])
 
     def _pending(self) -> list[ApprovalRow]:
-        return [row for _, row in sorted(self.approvals.items()) if row.status is ApprovalStatus.PENDING]
+        return [row for _, row in sorted(self.approvals.items()) if row.is_open]
 
     def pending_approvals(self) -> tuple[ApprovalRow, ...]:
         return tuple(sorted(self._pending(), key=lambda row: (row.expires_ns, row.approval_id)))
@@ -489,6 +532,10 @@ class MemoryBooks:
         dead = [row for row in self.outbox.values() if row.state is EventState.DEAD]
         older = [row for row in dead if question.before is None or row.event_id < question.before]
         return tuple(sorted(older, key=lambda row: row.event_id, reverse=True)[: question.limit])
+
+    def find_remote_holds(self, question: RemoteHolds) -> tuple[RemoteHoldRow, ...]:
+        found = [row for row in self.remote_holds.values() if row.state is question.state]
+        return tuple(sorted(found, key=lambda row: (row.created_ns, row.reservation_id)))
 
     # For the audit
 
@@ -522,6 +569,7 @@ class MemoryBooks:
             "payments": [rows.values(row) for row in self.payments.values()],
             "outbox": [rows.values(row) for row in self.outbox.values()],
             "alerts": list(self.alerts.items()),
+            "remote_holds": [rows.values(row) for row in self.remote_holds.values()],
             "audit": [
                 (key, row.at_ns, row.agent_id, row.action, row.details, row.previous, row.digest)
                 for key, row in self.audit.items()
@@ -547,6 +595,8 @@ _APPLY: dict[type, Callable[[MemoryBooks, Any], None]] = {
     ReceiptOnly: MemoryBooks.file_receipt,
     AgentAdded: MemoryBooks.add_agent,
     EventProgress: MemoryBooks.move_event,
+    KeepRemoteHold: MemoryBooks.keep_remote,
+    DropRemoteHold: MemoryBooks.drop_remote,
 }
 _WRITE: dict[type, Callable[[MemoryBooks, Any], None]] = {
     PolicyRow: MemoryBooks.write_policy,
@@ -574,6 +624,7 @@ _ANSWERS: dict[type, Callable[[MemoryBooks, Any], Any]] = {
     PendingApprovals: lambda books, _: books.pending_approvals(),
     DeadEvents: MemoryBooks.dead_events,
     DueEvents: MemoryBooks.due_events,
+    RemoteHolds: MemoryBooks.find_remote_holds,
     FindEvent: lambda books, question: books.outbox.get(question.event_id),
 }
 

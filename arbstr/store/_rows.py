@@ -24,6 +24,8 @@ from arbstr.store._values import (
     PaymentState,
     PolicyRow,
     ReceiptRow,
+    RemoteHoldRow,
+    RemoteHoldState,
 )
 
 Row = Sequence[Any]
@@ -58,6 +60,10 @@ PAYMENT_COLUMNS = (
     "preimage, error, approval_id, settled_ns, fingerprint"
 )
 EVENT_COLUMNS = "event_id, event, agent_id, body, created_ns, due_ns, attempts, state, last_error, ended_ns"
+REMOTE_HOLD_COLUMNS = (
+    "reservation_id, key, agent_id, amount_msat, model, provider, created_ns, state, evidence_msat, charge_msat, "
+    "tokens_in, tokens_out, latency_ms, reason, attempts, last_error, correlation_id"
+)
 
 COLUMNS = {
     "agents": "agent_id, name, token_hash, created_ns, metadata, frozen_ns",
@@ -75,6 +81,7 @@ COLUMNS = {
     "outbox": EVENT_COLUMNS,
     "alerts": "agent_id, at_ns",
     "audit": "sequence, at_ns, agent_id, action, details, previous_hash, hash",
+    "remote_holds": REMOTE_HOLD_COLUMNS,
 }
 """All tables of the books, those that others refer to first."""
 
@@ -200,6 +207,7 @@ _VALUES: dict[type, Callable[[Any], tuple[object, ...]]] = {
     HoldRow: hold_values,
     PaymentRow: _plain,
     PolicyRow: _policy_values,
+    RemoteHoldRow: _plain,
     ReceiptRow: lambda row: receipt_values(row, row.request_id, row.agent_id, row.hold_id, row.cost_msat),
 }
 
@@ -238,3 +246,7 @@ def payment_row(row: Row) -> PaymentRow:
 
 def event_row(row: Row) -> EventRow:
     return EventRow(*_with(row, 7, EventState(row[7])))
+
+
+def remote_hold_row(row: Row) -> RemoteHoldRow:
+    return RemoteHoldRow(*_with(row, 7, RemoteHoldState(row[7])))

@@ -286,7 +286,7 @@ CREATE TABLE approvals (
     transaction_id  TEXT NOT NULL,
     amount_msat     INTEGER NOT NULL CHECK (amount_msat >= 0),
     destination     TEXT,
-    status          TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'timed_out')),
+    status          TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'timed_out', 'used')),
     created_ns      INTEGER NOT NULL,
     expires_ns      INTEGER NOT NULL,
     resolved_ns     INTEGER,
@@ -295,9 +295,11 @@ CREATE TABLE approvals (
     CHECK ((status = 'pending') = (resolved_ns IS NULL))
 ) STRICT;
 CREATE INDEX approvals_pending ON approvals (agent_id) WHERE status = 'pending';
+CREATE INDEX approvals_granted ON approvals (agent_id) WHERE status = 'approved' AND kind = 'request';
 CREATE INDEX approvals_transaction ON approvals (transaction_id);
 CREATE TRIGGER approvals_decided_once BEFORE UPDATE ON approvals
-    WHEN old.status != 'pending' AND new.status != old.status
+    WHEN old.status != 'pending' AND new.status != old.status AND NOT
+        (old.status = 'approved' AND old.kind = 'request' AND new.status IN ('used', 'timed_out'))
     BEGIN SELECT RAISE(ABORT, 'an approval is decided once'); END;
 
 CREATE TABLE payments (
@@ -377,7 +379,43 @@ def m0003_the_vault(db: Database) -> None:
         db.execute(statement)
 
 
-SCHEMA_VERSION = 3
+_FOURTH = """
+CREATE TABLE remote_holds (
+    reservation_id  TEXT PRIMARY KEY,
+    key             TEXT NOT NULL,
+    agent_id        TEXT NOT NULL,
+    amount_msat     INTEGER NOT NULL CHECK (amount_msat >= 0),
+    model           TEXT NOT NULL,
+    provider        TEXT NOT NULL,
+    created_ns      INTEGER NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN ('open', 'ending', 'dead')),
+    evidence_msat   INTEGER NOT NULL CHECK (evidence_msat >= 0),
+    charge_msat     INTEGER CHECK (charge_msat >= 0),
+    tokens_in       INTEGER,
+    tokens_out      INTEGER,
+    latency_ms      INTEGER NOT NULL,
+    reason          TEXT NOT NULL,
+    attempts        INTEGER NOT NULL CHECK (attempts >= 0),
+    last_error      TEXT,
+    correlation_id  TEXT,
+    CHECK ((state = 'open') = (charge_msat IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER remote_holds_end_once BEFORE UPDATE ON remote_holds
+    WHEN old.key != new.key OR (old.state != 'open' AND new.charge_msat IS NOT old.charge_msat)
+    BEGIN SELECT RAISE(ABORT, 'a hold ends once, with one amount'); END;
+CREATE TRIGGER remote_holds_no_delete BEFORE DELETE ON remote_holds WHEN old.state = 'open'
+    BEGIN SELECT RAISE(ABORT, 'a hold is not forgotten before it has ended'); END;
+"""
+
+
+@migrations()
+def m0004_holds_at_another_vault(db: Database) -> None:
+    """What a vault in another process holds for us, and is to be told of."""
+    for statement in _statements(_FOURTH):
+        db.execute(statement)
+
+
+SCHEMA_VERSION = 4
 """Number of migrations; kept in the file as ``PRAGMA user_version``."""
 
 

@@ -129,11 +129,18 @@ class ApprovalStatus(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     TIMED_OUT = "timed_out"
+    """Nobody decided in time; or, of a request, nobody came for what was granted."""
+    USED = "used"
+    """Of a request: what was granted has been taken, once."""
 
 
 @frozen
 class ApprovalRow:
-    """A question to a human. ``kind`` is ``payment``, ``withdrawal`` or ``request``."""
+    """A question to a human. ``kind`` is ``payment``, ``withdrawal`` or ``request``.
+
+    A payment goes on by itself when it is approved. A request has to come for its money: it is *open* until it has, or
+    until ``expires_ns``, which is then the time for that.
+    """
 
     approval_id: str
     agent_id: str
@@ -147,6 +154,12 @@ class ApprovalRow:
     resolved_ns: int | None = None
     decided_by: str | None = None
     reason: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """It waits for a human, or for the request that a human has allowed; money is held for it."""
+        granted = self.status is ApprovalStatus.APPROVED and self.kind == "request"
+        return granted or self.status is ApprovalStatus.PENDING
 
 
 class PaymentState(StrEnum):
@@ -335,8 +348,8 @@ class ReceiptRow:
     policy: str | None
     stream: bool
     outcome: str
-    """``ok``, ``failed``, ``stream_incomplete``, ``client_disconnected``, ``budget_exhausted``, ``shutdown`` or
-    ``crashed``."""
+    """``ok``, ``failed``, ``stream_incomplete``, ``client_disconnected``, ``budget_exhausted``, ``pending_approval``,
+    ``shutdown`` or ``crashed``."""
     http_status: int
     error: str | None
     prompt_tokens: int | None
@@ -433,7 +446,67 @@ class EventProgress:
     event: EventRow
 
 
-Change = AccountChange | HoldRenewal | ReceiptOnly | AgentAdded | EventProgress
+class RemoteHoldState(StrEnum):
+    OPEN = "open"
+    """Its request lives, or the process that it lived in has died."""
+    ENDING = "ending"
+    """It has ended, and the vault is to be told of it until it has heard."""
+    DEAD = "dead"
+    """The vault will not take its end: somebody has to look into it."""
+
+
+@frozen
+class RemoteHoldRow:
+    """What a vault in another process holds for a request of ours. It is forgotten when the vault has heard of its end.
+
+    No row of the journal: the money is in the vault's books, this is what we owe it word of.
+    """
+
+    reservation_id: str
+    """The vault's name for it."""
+    key: str
+    """The request id."""
+    agent_id: str
+    """As receipts have it."""
+    amount_msat: int
+    model: str
+    provider: str
+    created_ns: int
+    state: RemoteHoldState = RemoteHoldState.OPEN
+    evidence_msat: int = 0
+    """What had provably been consumed at the last renewal; charged if the request never comes back (M7)."""
+    charge_msat: int | None = None
+    """What it ended with; 0 is a release."""
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    latency_ms: int = 0
+    reason: str = ""
+    """Of a release."""
+    attempts: int = 0
+    """To tell the vault of the end."""
+    last_error: str | None = None
+    correlation_id: str | None = None
+
+
+@frozen
+class KeepRemoteHold:
+    """Write the row, in the place of the one of its id, and the receipt of its request with it.
+
+    A receipt that is there already for the same hold is left as it is.
+    """
+
+    hold: RemoteHoldRow
+    receipt: ReceiptRow | None = None
+
+
+@frozen
+class DropRemoteHold:
+    """The vault has heard of its end."""
+
+    reservation_id: str
+
+
+Change = AccountChange | HoldRenewal | ReceiptOnly | AgentAdded | EventProgress | KeepRemoteHold | DropRemoteHold
 
 
 @frozen

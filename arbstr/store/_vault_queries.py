@@ -223,6 +223,12 @@ def find_reservation(db: sqlite3.Connection, agent_id: str, name: str) -> HoldRo
     return next(iter(_rows(db, hold_row, HOLD_COLUMNS, rest, name, name, agent_id)), None)
 
 
+def find_approval(db: sqlite3.Connection, approval_id: str, agent_id: str | None = None) -> ApprovalRow | None:
+    """One that a request asked for, of this agent; None: of anyone."""
+    rest = "approvals WHERE approval_id = ? AND kind = 'request' AND agent_id = coalesce(?, agent_id)"
+    return next(iter(_rows(db, approval_row, APPROVAL_COLUMNS, rest, approval_id, agent_id)), None)
+
+
 def list_approvals(
     db: sqlite3.Connection, *, pending_only: bool, after: str = "", limit: int = MAX_LIST
 ) -> ListPage[ApprovalRow]:
@@ -312,10 +318,10 @@ def _with_hold(db: sqlite3.Connection, row: AuditRow) -> HistoryRow:
         return HistoryRow(row)
     statement = (
         "SELECT h.hold_id, r.request_id, r.prompt_tokens, r.completion_tokens, r.provider, r.duration_us "
-        "FROM holds h LEFT JOIN receipts r ON r.request_id IN (h.key, h.hold_id) AND r.hold_id = h.hold_id "
+        "FROM holds h LEFT JOIN receipts r ON r.request_id IN (h.key, h.hold_id, ?) AND r.hold_id = h.hold_id "
         "WHERE h.key = ? AND h.agent_id = ?"
     )
-    found = db.execute(statement, (key, row.agent_id)).fetchone()
+    found = db.execute(statement, (row.details.get("request_id"), key, row.agent_id)).fetchone()
     if found is None:
         return HistoryRow(row)
     hold_id, request_id, tokens_in, tokens_out, provider, duration_us = found

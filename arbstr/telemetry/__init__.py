@@ -4,7 +4,7 @@ Metrics and spans are made from receipts, after a request has ended, so that the
 """
 
 from arbstr.telemetry._logs import Logs, RequestLog, start_logging
-from arbstr.telemetry._metrics import Metrics, OpenHolds, Surroundings
+from arbstr.telemetry._metrics import Metrics, OpenHolds, Settlements, Surroundings
 from arbstr.telemetry._traces import Tracing, TracingUnavailable
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Metrics",
     "OpenHolds",
     "RequestLog",
+    "Settlements",
     "Surroundings",
     "Tracing",
     "TracingUnavailable",

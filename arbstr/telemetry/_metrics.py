@@ -43,6 +43,17 @@ class OpenHolds:
     oldest_s: float
 
 
+@frozen
+class Settlements:
+    """What a vault in another process is to be told."""
+
+    waiting: int
+    searched: int
+    """Holds whose grant was lost, to be found and given back."""
+    dead: int
+    """That it will not take."""
+
+
 class Surroundings(Protocol):
     """What is read at each scrape, on the Trio thread."""
 
@@ -64,6 +75,10 @@ class Surroundings(Protocol):
 
     def open_holds(self) -> OpenHolds | None:
         """None without accounts."""
+        ...
+
+    def settlements(self) -> Settlements | None:
+        """None without a vault in another process."""
         ...
 
 
@@ -194,6 +209,12 @@ class _Scrape(Collector):
             yield _gauge("arbstr_holds_open", "Holds that have not ended.", holds.count)
             yield _gauge("arbstr_held_msat", "Millisatoshi in open holds.", holds.held_msat)
             yield _gauge("arbstr_hold_age_seconds", "Age of the oldest open hold, 0 without any.", holds.oldest_s)
+
+        owed = self._around.settlements()
+        if owed is not None:
+            yield _gauge("arbstr_settlements_waiting", "Ends of holds that the vault is to be told.", owed.waiting)
+            yield _gauge("arbstr_settlements_dead", "Ends of holds that the vault will not take.", owed.dead)
+            yield _gauge("arbstr_holds_searched", "Holds whose grant was lost, to be given back.", owed.searched)
 
     def _of_providers(self) -> Iterator[Metric]:
         state = GaugeMetricFamily(

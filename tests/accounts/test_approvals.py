@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 from trio.testing import wait_all_tasks_blocked
 
+from arbstr.accounts import resolve_orphans
 from arbstr.accounts._approvals import Resolve, WaitFor, request_approval
-from arbstr.accounts._messages import Freeze, Release, Reserve, Settle
+from arbstr.accounts._messages import Describe, Freeze, MintBudget, Release, Reserve, RevokeBudget, Settle
 from arbstr.accounts._payment_messages import Decide, RequestApproval
 from arbstr.errors import BillingRefused, NotFound
 from arbstr.store import ApprovalStatus, PaymentState
@@ -300,6 +302,10 @@ async def test_the_operator_hears_that_it_is_pending_when_an_approved_payment_is
 # Requests to models
 
 
+def claim(approval_id: str, key: str = "later", amount_msat: int = 10_000, **more: Any) -> Reserve:
+    return Reserve(key, amount_msat, more.pop("model", "m"), "p", approval_id=approval_id, **more)
+
+
 def wish(key: str = "r", amount_msat: int = 10_000) -> RequestApproval:
     return RequestApproval(key, amount_msat, "m", "p")
 
@@ -322,7 +328,7 @@ async def test_a_request_goes_on_when_a_human_allows_it_in_time(autojump_clock: 
         await world.approvals.request(resolve(approval.approval_id))
         await wait_all_tasks_blocked()
         assert rows[0].status is ApprovalStatus.APPROVED
-        held = await world.own.request(Reserve("r", 10_000, "m", "p"))
+        held = await world.own.request(claim(approval.approval_id, "r"))
         assert (held.amount_msat, held.available_msat) == (10_000, 90_000)
         await world.own.request(Settle("r", 7_000, receipt("r", 7_000)))
     assert rig.account().available_msat == 93_000
@@ -391,3 +397,258 @@ async def test_a_requests_grant_is_a_denial_when_the_policy_has_changed(autojump
     assert (decided.approval.status, decided.approval.reason) == (ApprovalStatus.DENIED, "model_not_allowed")
     assert rig.account().held_msat == 0
     rig.check()
+
+
+async def granted(world: Any, approval_id: str = "r", amount_msat: int = 10_000) -> Any:
+    """An approval that a human has granted and nobody has come for."""
+    await world.own.request(wish(approval_id, amount_msat))
+    return (await world.approvals.request(Resolve(approval_id, "approve", "ada", "it may"))).approval
+
+
+async def refusal_of(world: Any, message: Any) -> tuple[int, str]:
+    with pytest.raises(BillingRefused) as refusal:
+        await world.own.request(message)
+    return refusal.value.status, refusal.value.reason
+
+
+async def test_what_was_granted_is_taken_once_by_whoever_comes_first(autojump_clock: Any, receipt: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        outcomes: list[str] = []
+
+        async def take(key: str) -> None:
+            try:
+                outcomes.append((await world.own.request(claim("r", key))).key)
+            except BillingRefused as refusal:
+                outcomes.append(refusal.reason)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(take, f"request {number}")
+        assert sorted(outcomes) == ["approval_used"] * 9 + ["r"]
+        await world.own.request(Settle("r", 7_000, receipt("request 0", 7_000)))
+        assert await refusal_of(world, claim("r")) == (403, "approval_used")
+    assert rig.approval("r").status is ApprovalStatus.USED
+    assert (rig.approval("r").decided_by, rig.approval("r").reason) == ("ada", "it may")
+    assert (rig.account().available_msat, rig.account().held_msat) == (93_000, 0)
+    assert rig.audit()[-4:] == ["APPROVAL_REQUESTED", "APPROVAL_GRANTED", "APPROVAL_USED", "HOLD_SETTLED"]
+    rig.check()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (claim("r", model="other"), (403, "approval_mismatch")),
+        (claim("r", amount_msat=10_001), (403, "approval_mismatch")),
+        (claim("r", budget_id="bu_1"), (403, "approval_mismatch")),
+        (claim("apr_zz"), (404, "approval_not_found")),
+    ],
+)
+async def test_a_grant_is_for_what_was_asked_and_nothing_else(autojump_clock: Any, message: Any, expected: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        assert await refusal_of(world, message) == expected
+        assert (await world.own.request(claim("r", amount_msat=9_000))).amount_msat == 10_000
+    rig.check()
+
+
+async def test_a_payments_approval_is_nothing_that_a_request_can_come_for(autojump_clock: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        row = await world.pay(10_000)
+        assert await refusal_of(world, claim(row.approval_id or "")) == (404, "approval_not_found")
+    rig.check()
+
+
+async def test_nothing_is_taken_before_a_human_has_decided_or_after_a_denial(autojump_clock: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await world.own.request(wish())
+        assert await refusal_of(world, claim("r")) == (409, "approval_pending")
+        await world.approvals.request(resolve("r", "deny"))
+        assert await refusal_of(world, claim("r")) == (403, "approval_denied")
+    assert rig.account().held_msat == 0
+    rig.check()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({**ASKED, "daily_limit_msat": 9_999}, "exceeds_daily_limit"),
+        ({**ASKED, "models": ("other",)}, "model_not_allowed"),
+        ({**ASKED, "max_holds": 0}, "too_many_holds"),
+    ],
+)
+async def test_everything_but_the_amount_is_asked_again_when_the_request_comes(
+    autojump_clock: Any, limits: Any, reason: str
+) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        await world.policy(**limits)
+        assert (await refusal_of(world, claim("r")))[1] == reason
+        await world.policy(**ASKED)
+        assert (await world.own.request(claim("r"))).key == "r"
+    rig.check()
+
+
+async def test_nothing_is_taken_when_the_agent_was_frozen_since(autojump_clock: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        await world.own.request(Freeze())
+        assert await refusal_of(world, claim("r")) == (403, "frozen")
+        await trio.sleep(16 * 60)
+    assert (rig.approval("r").status, rig.account().held_msat) == (ApprovalStatus.TIMED_OUT, 0)
+    rig.check()
+
+
+async def test_a_grant_that_nobody_comes_for_ends_to_the_second(autojump_clock: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        approval = await granted(world)
+        assert approval.expires_ns - (approval.resolved_ns or 0) == 15 * 60 * SECOND_NS
+        await trio.sleep(15 * 60 - 1)
+        assert rig.account().held_msat == 10_000
+        await trio.sleep(2)
+        assert await refusal_of(world, claim("r")) == (403, "approval_timed_out")
+    assert (rig.approval("r").status, rig.account().held_msat) == (ApprovalStatus.TIMED_OUT, 0)
+    assert (rig.audit()[-1], rig.events()[-1]) == ("APPROVAL_TIMEOUT", "approval_timeout")
+    rig.check()
+
+
+async def test_a_request_is_too_late_when_the_grant_has_expired_and_nobody_has_noticed(autojump_clock: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        await world.approvals.terminate()  # nobody watches the clock
+        await trio.sleep(15 * 60)
+        assert await refusal_of(world, claim("r")) == (403, "approval_timed_out")
+    rig.check()
+
+
+@pytest.mark.parametrize("verdict", ["approve", "deny"])
+async def test_a_granted_request_is_decided_once_too(autojump_clock: Any, verdict: str) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        with pytest.raises(BillingRefused) as refusal:
+            await world.approvals.request(resolve("r", verdict))
+    assert refusal.value.reason == "approval_resolved"
+    assert rig.account().held_msat == 10_000
+    rig.check()
+
+
+@pytest.mark.parametrize("decided", [False, True])
+async def test_an_approval_is_withdrawn_when_its_request_leaves(
+    autojump_clock: Any, receipt: Any, decided: bool
+) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await (granted(world) if decided else world.own.request(wish()))
+        ended = await world.own.request(Release("r", "left", receipt("q"), withdraw=True))
+        assert (ended.charged_msat, ended.available_msat) == (0, 100_000)
+        assert (await refusal_of(world, claim("r")))[0] == 403
+        await world.own.request(Release("r", "left", receipt("q"), withdraw=True))  # once more changes nothing
+    row = rig.approval("r")
+    assert row.status is (ApprovalStatus.TIMED_OUT if decided else ApprovalStatus.DENIED)
+    assert (row.decided_by, row.reason, rig.account().held_msat) == ("requester", "withdrawn", 0)
+    assert [one[0] for one in rig.ledger.tables()["receipts"]] == ["q"]
+    rig.check()
+
+
+async def test_the_receipt_is_filed_and_the_grant_stays_when_a_request_leaves_before_it_is_taken(
+    autojump_clock: Any, receipt: Any
+) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        await world.own.request(Release("r", "left", receipt("q")))
+        assert [one[0] for one in rig.ledger.tables()["receipts"]] == ["q"]
+        assert (await world.own.request(claim("r"))).key == "r"
+        await world.own.request(Release("r", "left", receipt("q2")))
+    assert rig.account().held_msat == 0
+    rig.check()
+
+
+async def test_a_request_is_refused_when_too_many_are_open(autojump_clock: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_REQUEST_APPROVALS", 2)
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        for key in ("r", "s"):
+            await world.own.request(wish(key))
+        assert await refusal_of(world, wish("t")) == (429, "too_many_approvals")
+    rig.check()
+
+
+async def test_a_budget_pays_for_what_was_granted_to_its_token(autojump_clock: Any, receipt: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        minted = await world.own.request(MintBudget("part", 15_000))
+        budget_id = minted.budget.budget_id
+        await world.own.request(evolve(wish(), budget_id=budget_id))
+        assert await refusal_of(world, evolve(wish("s"), budget_id=budget_id)) == (402, "budget_exhausted")
+        await world.approvals.request(resolve("r"))
+        assert await refusal_of(world, claim("r")) == (403, "approval_mismatch")  # the agent's own token
+        await world.own.request(claim("r", budget_id=budget_id))
+        await world.own.request(Settle("r", 4_000, receipt("q", 4_000)))
+        view = await world.own.request(Describe())
+    assert view.budgets[0].spent_msat == 4_000
+    rig.check()
+
+
+async def test_a_budgets_grant_is_a_denial_when_the_budget_was_revoked(autojump_clock: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        minted = await world.own.request(MintBudget("part", 15_000))
+        await world.own.request(evolve(wish(), budget_id=minted.budget.budget_id))
+        await world.own.request(RevokeBudget(minted.budget.budget_id))
+        decided = await world.approvals.request(resolve("r"))
+    assert (decided.approval.status, decided.approval.reason) == (ApprovalStatus.DENIED, "budget_ended")
+    rig.check()
+
+
+async def test_a_grant_outlives_the_process_and_what_was_taken_does_not(autojump_clock: Any, receipt: Any) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        for key in ("r", "s"):
+            await granted(world, key)
+        await world.own.request(claim("s", "q"))
+    rig.ledger = rig.ledger.crash()
+    rig.ledger.at_once = True
+    assert resolve_orphans(rig.ledger) == 1  # whose request was under way
+    assert rig.account().held_msat == 10_000
+    async with rig.run() as world:
+        assert (await refusal_of(world, claim("s")))[1] == "approval_used"
+        await world.own.request(claim("r"))
+        await world.own.request(Settle("r", 7_000, receipt("q", 7_000)))
+    assert rig.account().available_msat == 93_000
+    rig.check()
+
+
+async def test_the_money_is_held_spent_or_back_when_the_process_dies_anywhere_on_a_requests_way(
+    autojump_clock: Any, receipt: Any
+) -> None:
+    at, places = 0, 1
+    while at < places:
+        rig = Rig.new(**ASKED)
+        async with rig.run():
+            pass
+        killer = Killer(at)
+        async with rig.run(killer) as world:
+            await granted(world)
+            await world.own.request(claim("r", "q"))
+            await world.own.request(Settle("r", 7_000, receipt("q", 7_000)))
+        places = max(places, at + 2 if killer.count > at else killer.count)
+        rig.ledger.at_once = True
+        resolve_orphans(rig.ledger)
+        rig.check()
+        async with rig.run():
+            await trio.sleep(1_300)
+        assert rig.account().held_msat == 0
+        assert rig.account().spent_msat in (0, 7_000)
+        rig.check()
+        at += 1
+    assert places >= 8  # before and after each of the four commits

@@ -1,10 +1,10 @@
-"""The bench against the real program: a short replay, and ten kills with SIGKILL."""
+"""The bench against the real program: a short replay, and kills with SIGKILL, ten of each kind."""
 
 from pathlib import Path
 
 import pytest
 
-from bench import crash
+from bench import crash, crash_two
 from bench.replay import ReplayOptions, replay
 
 
@@ -30,3 +30,15 @@ def test_nothing_is_lost_or_invented_when_the_program_is_killed_ten_times(tmp_pa
     assert len(report.rounds) == 10
     assert all(each.answered > 0 for each in report.rounds)
     assert any(each.in_flight > 0 for each in report.rounds)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lease_s", [60.0, 1.0])
+def test_nothing_is_lost_or_invented_when_proxy_or_vault_is_killed_five_times(tmp_path: Path, lease_s: float) -> None:
+    """With a lease of a second, what is settled after a restart has been given back before that."""
+    report = crash_two.run(times=5, seed=7 if lease_s == 60.0 else 4, directory=tmp_path, lease_s=lease_s)
+
+    assert report.problems == ()
+    assert {each.victim for each in report.rounds} == {"proxy", "vault"}
+    assert all(each.answered > 0 for each in report.rounds)

@@ -72,12 +72,6 @@ def _accounts(number: int, what: str, predecessor: str, ours: str, *tests: str, 
     return Case(number, what, predecessor, ours, Verdict.ACCOUNTS, tests, quirks)
 
 
-def _remote(number: int, what: str, predecessor: str, why: str, quirks: tuple[int, ...] = ()) -> Case:
-    return Case(number, what, predecessor, "nothing of the kind can happen", Verdict.ACCOUNTS, (), quirks, why)
-
-
-NO_MESSAGE = "no message to a vault exists while accounts are in this process"
-
 CASES: tuple[Case, ...] = (
     # Routing
     _same(
@@ -651,6 +645,7 @@ CASES: tuple[Case, ...] = (
         "requests, the admin all",
         "auth::test_agents_token_counts_and_the_configured_one_does_not_when_there_are_accounts",
         "accounts::test_agent_sees_its_own_requests_and_the_admin_all_of_them",
+        "remote_vault::test_agent_sees_its_requests_when_the_vault_has_vouched_for_its_token",
         quirks=(10,),
     ),
     _mended(
@@ -668,6 +663,7 @@ CASES: tuple[Case, ...] = (
         "401 `Authorization: Bearer <token> required`; the vault is not called; logged",
         "401 with the same words; no provider is called; not logged, since it is nobody's",
         "accounts::test_bearer_is_required_when_agents_pay",
+        "remote_vault::test_vault_is_not_asked_when_there_is_no_bearer",
     ),
     _accounts(
         79,
@@ -685,7 +681,12 @@ CASES: tuple[Case, ...] = (
         "accounts::test_hold_is_smaller_and_no_limit_is_added_when_the_body_names_one",
         quirks=(17,),
     ),
-    _remote(81, "the reserve message", "exactly four members and `x-internal-token`", NO_MESSAGE),
+    _same(
+        81,
+        "the reserve message",
+        "exactly four members and `x-internal-token`; `correlation_id` is the request id",
+        "remote_vault::test_reserve_says_whose_how_much_and_what_for_and_nothing_else",
+    ),
     _accounts(
         82,
         "the order, and refusals",
@@ -693,22 +694,30 @@ CASES: tuple[Case, ...] = (
         "held on disk before the provider is called; 402 `vault_402` with a request id",
         "accounts::test_money_is_held_before_the_provider_is_called_and_none_after_the_answer",
         "accounts::test_payment_is_required_and_the_provider_not_called_when_the_balance_is_too_small",
+        "remote_vault::test_provider_is_called_when_the_vault_has_granted_the_hold_and_not_before",
+        "remote_vault::test_refusal_of_the_vault_passes_and_the_provider_is_not_called",
         quirks=(20,),
     ),
     _accounts(
         83,
         "no ledger",
         "503 when the vault fails, 500 when it says what is not expected; its address leaks",
-        "503 while the books cannot be written; nothing internal is told; no provider is called",
+        "503 while the books cannot be written or the vault fails, 502 when it says what is not expected, 401 for a "
+        "token that is nobody's; nothing internal is told; no provider is called",
         "accounts::test_nothing_is_spent_when_the_books_cannot_be_written",
+        "remote_vault::test_nothing_is_bought_when_the_vault_does_not_grant_it",
+        "remote_vault::test_nothing_is_bought_when_nobody_listens_where_the_vault_should_be",
         quirks=(20,),
     ),
     _accounts(
         84,
         "settlement of known usage",
         "110 msat, in the background",
-        "110 msat, on disk before the client is told",
+        "110 msat, on disk before the client is told; a vault in another process hears of it in the background, in "
+        "both shapes",
         "accounts::test_charge_is_the_exact_cost_when_usage_is_known",
+        "remote_vault::test_settle_has_the_figures_in_both_shapes",
+        "remote_vault::test_answer_does_not_wait_for_the_vault_to_take_the_settlement",
     ),
     _accounts(
         85,
@@ -716,6 +725,7 @@ CASES: tuple[Case, ...] = (
         "0 msat",
         "the estimate",
         "accounts::test_estimate_is_charged_when_the_provider_tells_no_usage",
+        "remote_vault::test_estimate_is_settled_when_the_provider_tells_no_usage",
         quirks=(18,),
     ),
     _accounts(
@@ -724,6 +734,7 @@ CASES: tuple[Case, ...] = (
         "one release, its reason by kind",
         "all that was held comes back",
         "accounts::test_everything_held_comes_back_when_the_provider_gives_no_answer",
+        "remote_vault::test_hold_is_released_once_when_the_provider_gives_no_answer",
     ),
     _accounts(
         87,
@@ -732,24 +743,43 @@ CASES: tuple[Case, ...] = (
         "110 msat, whether or not the client asked for usage",
         "accounts::test_charge_is_the_exact_cost_when_usage_is_known",
         "accounts::test_stream_is_charged_when_the_client_asks_for_no_usage",
+        "remote_vault::test_complete_stream_is_settled",
+        "remote_vault::test_hold_makes_place_for_a_larger_one_when_a_stream_outgrows_it",
         quirks=(1,),
     ),
-    _remote(88, "a settle that fails", "three calls, then a row of its own", NO_MESSAGE),
-    _remote(89, "a release that fails", "three calls, then a row of its own", NO_MESSAGE),
+    _mended(
+        88,
+        (32,),
+        "a settle that fails",
+        "calls at 0, 200 and 600 ms, then a row that is dropped after ten passes; a 400 is a row at once",
+        "a row before the client is told; calls at 0, 200 and 600 ms and on, with growing pauses, until it is taken",
+        "remote_vault::test_settle_that_fails_is_told_again_until_it_is_taken",
+        "remote_vault::test_settlement_that_was_not_taken_is_told_by_the_next_start",
+    ),
+    _mended(
+        89,
+        (32,),
+        "a release that fails",
+        "calls at 0, 200 and 600 ms, then a row that is dropped after ten passes",
+        "the same as a settlement",
+        "remote_vault::test_release_that_fails_is_told_again_until_it_is_taken",
+    ),
     _accounts(
         90,
         "what an earlier run left behind",
         "rows are replayed; after ten failures they are deleted",
         "holds of a program that was killed are resolved by what is known; nothing is ever dropped",
         "accounts::test_hold_is_resolved_when_the_program_was_killed_in_the_middle_of_a_request",
+        "remote_vault::test_hold_is_ended_by_the_next_start_when_the_program_was_killed_in_a_request",
         quirks=(32,),
     ),
     _accounts(
         91,
         "many rows left behind",
         "503 `vault_backpressure`; an unknown model is 400 still",
-        "no rows, no backpressure; an unknown model is told before the balance is looked at",
+        "the same, as soon as so many wait; an unknown model is told before the balance is looked at",
         "accounts::test_unknown_model_is_told_before_the_balance_is_looked_at",
+        "remote_vault::test_nothing_more_is_bought_while_too_many_settlements_wait",
     ),
     _accounts(
         92,
@@ -757,6 +787,7 @@ CASES: tuple[Case, ...] = (
         "nothing: the hold leaks, no row",
         "the hold comes back, the log knows",
         "accounts::test_hold_comes_back_and_the_log_knows_when_the_client_leaves_before_the_answer",
+        "remote_vault::test_hold_is_released_when_the_client_leaves_before_the_answer",
         quirks=(19,),
     ),
     _accounts(
@@ -773,6 +804,7 @@ CASES: tuple[Case, ...] = (
         "sent as it stands",
         "expanded in every secret there is here",
         "auth::test_variable_is_expanded_when_it_stands_in_a_secret",
+        "remote_vault::test_variable_is_expanded_when_it_stands_in_the_internal_token",
         quirks=(4,),
     ),
     # What a request would cost

@@ -44,7 +44,7 @@ MEANING = {
     Verdict.SAME: "the same result",
     Verdict.MENDED: "a listed defect of the predecessor, mended",
     Verdict.DECIDED: "no listed defect, but decided otherwise here",
-    Verdict.ACCOUNTS: "about a vault in another process; told and tested with accounts in this one",
+    Verdict.ACCOUNTS: "about a vault in another process; told of accounts in this one, and tested with both",
 }
 
 

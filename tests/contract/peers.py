@@ -9,10 +9,13 @@ from attrs import define, field
 
 from tests.contract.upstream import Answer, Backend, Seen, json_answer
 
+NO_ROUTE = {"message": "Route POST:/internal/extend not found", "error": "Not Found", "statusCode": 404}
+
 
 @define(eq=False)
 class FakeVault:
-    """The internal API of a vault (contract section 12): grants everything and keeps account.
+    """The internal API of the predecessor's vault (contract section 12; vault, section 19): grants everything, keeps
+    account, and is as strict about settlements. It has no other routes.
 
     ``backend.on("/internal/reserve", error(402))`` and the like make it refuse. Its URL for a configuration is
     ``backend.url``, so make the backend with ``suffix=""``.
@@ -25,6 +28,11 @@ class FakeVault:
     _numbers: count[int] = field(factory=lambda: count(1))
 
     def __attrs_post_init__(self) -> None:
+        self.script()
+
+    def script(self) -> None:
+        """Grant everything, from now on."""
+        self.backend.on("/internal/extend", json_answer(NO_ROUTE, status=404))
         self.backend.on("/internal/reserve", self._reserve)
         self.backend.on("/internal/settle", self._settle)
         self.backend.on("/internal/release", self._release)
@@ -44,7 +52,11 @@ class FakeVault:
         return json_answer({"reservation_id": reservation})
 
     def _settle(self, seen: Seen) -> Answer:
-        reservation, amount = seen.json["reservation_id"], seen.json["actual_msats"]
+        body = seen.json
+        counts = all(isinstance(body.get(name), int) for name in ("tokens_in", "tokens_out", "latency_ms"))
+        if not counts or not isinstance(body.get("provider"), str) or body["actual_msats"] <= 0:
+            return json_answer({"statusCode": 400, "code": "FST_ERR_VALIDATION", "message": "x"}, status=400)
+        reservation, amount = body["reservation_id"], body["actual_msats"]
         self.settled[reservation] = amount
         return json_answer({"settled": True, "refunded_msats": self.held.pop(reservation, 0) - amount})
 

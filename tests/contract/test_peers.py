@@ -26,15 +26,24 @@ def post(url: str, path: str, body: object) -> Answer:
 def test_vault_returns_what_is_left_of_a_reservation(upstream: Upstream) -> None:
     vault = FakeVault(upstream.backend("vault", suffix=""))
     reserve = {"agent_token": "vtk_1", "amount_msats": 500, "correlation_id": "c-1", "model": "gpt-4o"}
+    figures = {"actual_msats": 110, "tokens_in": 1, "tokens_out": 2, "provider": "p", "latency_ms": 3}
     first = post(vault.backend.url, "/internal/reserve", reserve).json["reservation_id"]
     second = post(vault.backend.url, "/internal/reserve", reserve).json["reservation_id"]
-    settled = post(vault.backend.url, "/internal/settle", {"reservation_id": first, "actual_msats": 110}).json
+    settled = post(vault.backend.url, "/internal/settle", {"reservation_id": first, **figures}).json
     released = post(vault.backend.url, "/internal/release", {"reservation_id": second, "reason": "timeout"}).json
     assert settled == {"settled": True, "refunded_msats": 390}
     assert released["refunded_msats"] == 500
     assert (vault.held, vault.settled, vault.released) == ({}, {first: 110}, {second: "timeout"})
     assert [seen.json["amount_msats"] for seen in vault.reserves()] == [500, 500]
     assert (len(vault.settles()), len(vault.releases())) == (1, 1)
+
+
+def test_vault_takes_no_settlement_whose_figures_are_not_beside_it(upstream: Upstream) -> None:
+    vault = FakeVault(upstream.backend("strict-vault", suffix=""))
+    nested = {"tokens_in": 1, "tokens_out": 2, "provider": "p", "latency_ms": 3}
+    body = {"reservation_id": "res-1", "actual_msats": 110, "metadata": nested}
+    assert post(vault.backend.url, "/internal/settle", body).status == 400
+    assert vault.settled == {}
 
 
 def test_vault_refuses_when_it_is_told_to(upstream: Upstream) -> None:

@@ -102,3 +102,35 @@ def test_peer_is_loopback_when_its_address_is_this_machine(host):
 @pytest.mark.parametrize("host", ["10.0.0.1", "8.8.8.8", "fe80::1%eth0", "::ffff:10.0.0.1", "", "localhost"])
 def test_peer_is_not_loopback_when_its_address_is_elsewhere(host):
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"wait=10", 10),
+        (b"respond-async, wait=10", 10),
+        (b"respond-async; foo=bar, Wait = 10", 10),
+        (b'wait="10"', 10),
+        (b"wait=0", 0),
+        (b"wait=999999", 999_999),
+        (b"wait=10, wait=20", 10),
+        (b"wait", None),
+        (b"wait=", None),
+        (b"wait=-1", None),
+        (b"wait=1.5", None),
+        (b"await=10", None),
+        (b"wait=1234567", None),
+        (b"", None),
+    ],
+)
+def test_how_long_a_client_would_wait_is_read_when_it_says_so(value, seconds):
+    assert one(b"prefer", value).wait_s == seconds
+
+
+def test_nobody_waits_when_no_preference_is_there():
+    assert Headers([]).wait_s is None
+
+
+@pytest.mark.parametrize(("value", "kept"), [(b"apr_1", "apr_1"), (b"", None), (b"a\x00", None), (b"x" * 201, None)])
+def test_an_approval_is_read_when_it_is_printable(value, kept):
+    assert one(b"x-arbstr-approval", value).approval_id == kept

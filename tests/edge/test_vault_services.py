@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from arbstr.accounts import Holder, resolve_orphans
+from arbstr.edge import AccountsVault
 from arbstr.edge._vault_interface import PayWish
 from arbstr.errors import BillingRefused, LedgerUnavailable, RateLimited
 from arbstr.secrets import Secret
@@ -20,6 +21,7 @@ from arbstr.store import (
     ReadTimedOut,
     Store,
     StoreUnavailable,
+    read_hold,
 )
 from arbstr.wallets import Answer, Behaviour, SimulatedWallet, WalletState
 from tests.edge.vault_rig import ADM, ADMIN, INTERNAL, PAY, Caller, open_vault
@@ -201,7 +203,71 @@ async def test_lost_reservation_is_given_back_at_a_start_after_its_lease(start: 
         vault = await serve()
         bot = vault.with_token(bot.id, bot.token)
         assert await bot.balance() == 100_000
-        assert (await vault.settle(reservation, 4_000)).status == 409
+        assert (await vault.internal("POST", "/internal/release", {"reservation_id": reservation})).status == 200
+
+
+@pytest.mark.parametrize(("charge", "balance"), [(4_000, 96_000), (120_000, -20_000)])
+async def test_what_was_used_is_charged_when_its_settlement_comes_after_the_lease(
+    start: Any, tmp_path: Path, charge: int, balance: int
+) -> None:
+    """By no policy: the agent has had it, and the core that could not reach the vault has paid for it."""
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = vault.with_token(bot.id, bot.token)
+        await vault.admin("POST", f"/operator/agents/{bot.id}/freeze")
+        first = await vault.settle(reservation, charge)
+        again = await vault.settle(reservation, charge)
+        other = await vault.settle(reservation, charge + 1)
+        assert await bot.balance() == balance
+    assert (first.status, first.body) == (200, again.body)
+    assert (first.body["actual_msats"], first.body["refunded_msats"]) == (charge, 0)
+    assert (other.status, other.reason) == (409, "ended_otherwise")
+    assert Store.check(tmp_path / "vault.db").problems == ()
+
+
+async def test_what_was_used_is_charged_when_the_lease_runs_out_while_the_settlement_is_decided(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+        seen = await vault.store.read(lambda db: read_hold(db, key=reservation))
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    looked, found = [seen], AccountsVault._reservation
+
+    async def look(self: AccountsVault, reservation_id: str) -> Any:
+        return looked.pop() if looked else await found(self, reservation_id)
+
+    monkeypatch.setattr(AccountsVault, "_reservation", look)
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = vault.with_token(bot.id, bot.token)
+        assert (await vault.settle(reservation, 4_000)).status == 200
+        assert await bot.balance() == 96_000
+
+
+async def test_settlement_is_a_conflict_when_its_core_has_released_the_reservation(start: Any, tmp_path: Path) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+        await vault.release(reservation)
+        assert (await vault.settle(reservation, 4_000)).reason == "already_released"
+        assert await bot.balance() == 100_000
+
+
+async def test_reservation_says_whose_it_is_and_how_long_it_is_kept(start: Any, tmp_path: Path) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=77.0)
+        bot = await vault.agent(100_000)
+        made = (await vault.reserve(bot, 10_000, "c")).body
+    assert (made["agent_id"], made["lease_s"]) == (bot.id, 77.0)
 
 
 def _resolve(path: Path) -> int:

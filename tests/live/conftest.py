@@ -10,6 +10,7 @@ import pytest
 
 from tests.live.program import Household, Program, RecordingServer, serving
 from tests.live.scripted import ScriptedServer
+from tests.live.two import Two
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,11 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 @pytest.fixture
 def household(tmp_path: Path) -> Household:
     return Household(tmp_path)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Two:
+    return Two(tmp_path)
 
 
 @pytest.fixture

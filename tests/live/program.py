@@ -88,10 +88,12 @@ Serve = Callable[..., Program]
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, cwd: Path, preexec: Callable[[], None] | None = None) -> Iterator[Program]:
+def serving(
+    *arguments: str, cwd: Path, preexec: Callable[[], None] | None = None, verb: str = "serve"
+) -> Iterator[Program]:
     """``arbstr serve`` with these arguments, listening; killed at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "arbstr", "serve", *arguments],
+        [sys.executable, "-m", "arbstr", verb, *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from arbstr.accounts import Holder
 from arbstr.config import ServerConfig
 from arbstr.errors import AuthenticationFailed
 from arbstr.requests import Authenticator, Caller
 from arbstr.secrets import Secret
-from arbstr.store import TokenRow, hash_token
 
 AGENT = Caller("ag_1", "agent", "one")
 CLIENT = Caller(None, "client", "client")
@@ -18,8 +18,10 @@ DEMO = Caller("ag_demo", "agent", "demo")
 class Book:
     """Stands in for the accounts: one agent, whose token is ``vtk_one``."""
 
-    def holder_of(self, token: str) -> TokenRow | None:
-        return TokenRow("ag_1", "one", hash_token(token)) if token == "vtk_one" else None
+    def holder_of(self, token: str) -> Holder | None:
+        if token == "vtk_maybe":
+            return Holder("tok_1", "tok_1", token=Secret(token), proven=False)
+        return Holder("ag_1", "one") if token == "vtk_one" else None
 
 
 def authenticator(
@@ -104,3 +106,12 @@ def test_a_caller_from_elsewhere_needs_a_bearer_when_there_is_a_demo_agent() -> 
 def test_a_wrong_bearer_is_not_the_demo_agent_when_there_is_one(authorization: str) -> None:
     with pytest.raises(AuthenticationFailed):
         authenticator(accounts=True, demo=True)(authorization, "127.0.0.1", True)
+
+
+def test_who_presents_a_token_that_only_a_purchase_can_prove_counts_as_where_it_comes_from() -> None:
+    caller = authenticator(accounts=True)("Bearer vtk_maybe", "192.0.2.1", False)
+
+    assert (caller.proven, caller.client) == (False, "peer 192.0.2.1")
+    assert caller.token is not None
+    assert caller.token.reveal() == "vtk_maybe"
+    assert "vtk_maybe" not in repr(caller)

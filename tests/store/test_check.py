@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
-from arbstr.store import ReceiptOnly, Store
+from arbstr.store import KeepRemoteHold, ReceiptOnly, RemoteHoldRow, RemoteHoldState, Store
 from arbstr.store import _store as store_module
 
 APPEND_ONLY = ("transactions", "postings", "receipts", "attempts", "audit")
@@ -160,3 +161,16 @@ def test_sums_are_exact_when_they_exceed_what_a_float_holds(store: Store, hand: 
     (agent,) = Store.check(path).agents
     assert agent == Store.read_agents(path)[0]
     assert (agent.held_msat, agent.available_msat) == (amount, 1000)
+
+
+def test_what_another_vault_is_owed_must_have_been_bought(books: Path, receipt: Callable[..., Any]) -> None:
+    hold = RemoteHoldRow("tx_1", "r1", "ag_far", 90, "m", "p", 1, RemoteHoldState.ENDING, charge_msat=40)
+    with Store.open(books) as store:
+        store.commit_now(KeepRemoteHold(hold, receipt("r1", 40)))
+        store.commit_now(KeepRemoteHold(evolve(hold, reservation_id="tx_2"), receipt("r1", 40)))
+    assert Store.check(books).problems == ()
+    tamper(books, "DELETE FROM receipts WHERE hold_id = 'vault:tx_2'", "UPDATE remote_holds SET charge_msat = 41")
+    assert Store.check(books).problems == (
+        "reservation tx_1 at another vault is to be charged 41 msat, its receipt says 40",
+        "reservation tx_2 at another vault is to be charged 41 msat, its receipt says None",
+    )

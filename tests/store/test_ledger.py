@@ -87,6 +87,10 @@ def approval(approval_id: str = "apr_1", **changes: Any) -> ApprovalRow:
     return evolve(row, **changes)
 
 
+GRANTED: dict[str, Any] = {"status": ApprovalStatus.APPROVED, "resolved_ns": 5}
+USED: dict[str, Any] = {"status": ApprovalStatus.USED, "resolved_ns": 5}
+
+
 def event(event_id: str = "evt_1", **changes: Any) -> EventRow:
     return evolve(EventRow(event_id, "approval_required", A, '{"a":1}', 1, 10), **changes)
 
@@ -360,17 +364,48 @@ def test_an_approval_is_decided_once(ledger: Ledger, maker: Maker) -> None:
     assert [row.approval_id for row in ledger.ask_now(PendingApprovals())] == ["apr_2"]
 
 
+@pytest.mark.parametrize("end", [ApprovalStatus.USED, ApprovalStatus.TIMED_OUT])
+def test_a_requests_approval_is_open_until_somebody_has_come_for_it(
+    ledger: Ledger, maker: Maker, end: ApprovalStatus
+) -> None:
+    asked = approval(kind="request")
+    granted = evolve(asked, status=ApprovalStatus.APPROVED, resolved_ns=5, expires_ns=60)
+    for number, row in enumerate([asked, granted]):
+        ledger.commit_now(maker.note(f"row {number}", row))
+        assert ledger.ask_now(PendingApprovals()) == (row,)
+        assert ledger.ask_now(LoadAccount(A, 10)).approvals == (row,)
+    for wrong in (ApprovalStatus.PENDING, ApprovalStatus.DENIED):
+        row = evolve(granted, status=wrong, resolved_ns=None if wrong is ApprovalStatus.PENDING else 5)
+        with pytest.raises(Unwritable):
+            ledger.commit_now(Maker(maker.account).note("wrong", row))
+    ledger.commit_now(maker.note("end", evolve(granted, status=end)))
+    assert ledger.ask_now(PendingApprovals()) == ledger.ask_now(LoadAccount(A, 10)).approvals == ()
+    with pytest.raises(Unwritable):
+        ledger.commit_now(Maker(maker.account).note("again", granted))
+
+
+@pytest.mark.parametrize("end", [ApprovalStatus.USED, ApprovalStatus.TIMED_OUT])
+def test_a_payments_approval_ends_with_its_grant(ledger: Ledger, maker: Maker, end: ApprovalStatus) -> None:
+    granted = approval(status=ApprovalStatus.APPROVED, resolved_ns=5)
+    ledger.commit_now(maker.note("ask", granted))
+    assert ledger.ask_now(PendingApprovals()) == ()
+    with pytest.raises(Unwritable):
+        ledger.commit_now(Maker(maker.account).note("end", evolve(granted, status=end)))
+
+
 def test_holds_without_an_owner_are_those_of_requests_that_nobody_has_to_approve(ledger: Ledger, maker: Maker) -> None:
     for change in (
         maker.reserve("a", 5),
         maker.reserve("b", 5, (approval(transaction_id="b", kind="request"),)),
+        maker.reserve("e", 5, (approval("apr_2", transaction_id="e", kind="request", **GRANTED),)),
+        maker.reserve("f", 5, (approval("apr_3", transaction_id="f", kind="request", **USED),)),
         maker.reserve("c", 5, kind="payment"),
         maker.reserve("d", 5),
         maker.end("d", 5),
     ):
         ledger.commit_now(change)
-    assert [hold.key for hold in ledger.ask_now(OrphanedHolds())] == ["a"]
-    assert [hold.key for hold in ledger.ask_now(LoadAccount(A, 10)).open_holds] == ["a", "b", "c"]
+    assert [hold.key for hold in ledger.ask_now(OrphanedHolds())] == ["a", "f"]
+    assert [hold.key for hold in ledger.ask_now(LoadAccount(A, 10)).open_holds] == ["a", "b", "c", "e", "f"]
 
 
 # Events

@@ -21,6 +21,7 @@ from arbstr.store import (
     BearerRow,
     BudgetRow,
     Change,
+    DropRemoteHold,
     DueEvents,
     DuplicateKey,
     EventProgress,
@@ -32,6 +33,7 @@ from arbstr.store import (
     FindPayment,
     Frozen,
     HoldRenewal,
+    KeepRemoteHold,
     ListAgents,
     LoadAccount,
     MemoryLedger,
@@ -41,6 +43,9 @@ from arbstr.store import (
     PendingApprovals,
     PolicyRow,
     ReceiptOnly,
+    RemoteHoldRow,
+    RemoteHolds,
+    RemoteHoldState,
     Store,
     StoreError,
     UnfinishedPayments,
@@ -124,6 +129,22 @@ rows_beside = st.one_of(
     ),
     st.builds(AlertSent, agents, small),
     st.builds(Frozen, agents, moments),
+)
+
+
+remote_holds = st.builds(
+    RemoteHoldRow,
+    ids.map("res_{}".format),
+    keys,
+    owners,
+    amounts,
+    st.just("m"),
+    st.just("p"),
+    small,
+    st.sampled_from(RemoteHoldState),
+    amounts,
+    st.none() | small,
+    attempts=st.integers(-1, 2),
 )
 
 
@@ -213,6 +234,14 @@ class LedgersAgree(RuleBasedStateMachine):
         if key in maker.holds:
             self.add(maker.end(key, charge, at_ns))
 
+    @rule(hold=remote_holds, filed=st.booleans())
+    def keep_remote(self, hold: RemoteHoldRow, filed: bool) -> None:
+        self.add(KeepRemoteHold(hold, receipt(hold.key, 9) if filed else None))
+
+    @rule(reservation_id=ids.map("res_{}".format))
+    def drop_remote(self, reservation_id: str) -> None:
+        self.add(DropRemoteHold(reservation_id))
+
     @rule(agent_id=agents, rows=st.lists(rows_beside, min_size=1, max_size=3))
     def note(self, agent_id: str, rows: list[Any]) -> None:
         theirs = [evolve(row, agent_id=agent_id) for row in rows]
@@ -265,6 +294,8 @@ class LedgersAgree(RuleBasedStateMachine):
             UnfinishedPayments(),
             PendingApprovals(),
             DueEvents(now_ns, 2),
+            RemoteHolds(RemoteHoldState.OPEN),
+            RemoteHolds(RemoteHoldState.ENDING),
         ):
             assert self.store.ask_now(question) == self.memory.ask_now(question), question  # type: ignore[comparison-overlap]
 

@@ -280,6 +280,25 @@ def test_batches_fail_whole_when_the_disk_is_full_and_succeed_when_it_is_not(
     clean(path)
 
 
+def test_batches_fail_whole_when_the_file_cannot_be_written_and_succeed_when_it_can(
+    store: Store, hand: Any, submit_batch: Submit, path: Path
+) -> None:
+    def writable(is_writable: bool) -> None:
+        """SQLite gives the error of a file that is read-only, whoever runs the test."""
+        switch = "OFF" if is_writable else "ON"
+        store.wait_for(lambda db: db.execute(f"PRAGMA query_only = {switch}").fetchone())
+
+    before = hand.account
+    writable(False)
+    errors = submit_batch(hand.reserve("a", 1), hand.reserve("b", 1))
+    assert {type(error) for error in errors} == {StoreUnavailable}
+    assert account(store, hand) == before
+    hand.account = before
+    writable(True)
+    assert submit_batch(hand.reserve("a", 1), hand.reserve("b", 1)) == [None, None]
+    clean(path)
+
+
 def test_a_batch_fails_once_and_whole_when_another_program_has_locked_the_file(
     store: Store, hand: Any, submit_batch: Submit, path: Path
 ) -> None:

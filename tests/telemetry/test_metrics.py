@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arbstr.config import ProviderConfig
 from arbstr.providers import BreakerState, ProviderView
-from arbstr.telemetry import Metrics, OpenHolds, _metrics
+from arbstr.telemetry import Metrics, OpenHolds, Settlements, _metrics
 from tests.telemetry.conftest import attempt, receipt
 
 VIEW = ProviderView(ProviderConfig("alpha", "mock://alpha"), in_flight=3)
@@ -17,6 +17,7 @@ class Around:
     views: list[ProviderView] = field(factory=list)
     depths: list[tuple[str, int]] = field(factory=list)
     holds: OpenHolds | None = None
+    owed: Settlements | None = None
 
     def providers(self) -> list[ProviderView]:
         return self.views
@@ -35,6 +36,9 @@ class Around:
 
     def open_holds(self) -> OpenHolds | None:
         return self.holds
+
+    def settlements(self) -> Settlements | None:
+        return self.owed
 
 
 @pytest.fixture
@@ -114,6 +118,13 @@ def test_the_moment_is_told_when_somebody_scrapes(metrics: Metrics, around: Arou
 
 def test_holds_are_not_told_of_when_there_are_no_accounts(metrics: Metrics) -> None:
     assert value(metrics, "arbstr_holds_open") is None
+    assert value(metrics, "arbstr_settlements_waiting") is None
+
+
+def test_what_a_vault_is_owed_is_told_when_there_is_one_in_another_process(metrics: Metrics, around: Around) -> None:
+    around.owed = Settlements(waiting=3, searched=2, dead=1)
+    names = ("arbstr_settlements_waiting", "arbstr_holds_searched", "arbstr_settlements_dead")
+    assert [value(metrics, name) for name in names] == [3, 2, 1]
 
 
 def test_the_text_is_what_a_scraper_reads(metrics: Metrics, around: Around) -> None:
