@@ -412,7 +412,7 @@ class Life:
     def _settle_debts(self) -> None:
         assert self.exit is not None
         for reply in self._owed:
-            reply.revoke(ActorDeadError(f"{self} stopped before it answered"))
+            reply.revoke(None if reply.abandoned else ActorDeadError(f"{self} stopped before it answered"))
         self._owed = _NONE
         stops, self._stop_asked = self._stop_asked, []
         self._current = self._taken = self._failure = self._inbox.receiver = None

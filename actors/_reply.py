@@ -48,10 +48,11 @@ class Reply(Generic[R]):
     def set_exception(self, error: BaseException) -> None:
         self._answer(None, error)
 
-    def revoke(self, error: BaseException) -> None:
-        """Answer with ``error`` if nobody has; whatever is set later is dropped."""
+    def revoke(self, error: BaseException | None) -> None:
+        """Answer with ``error`` if nobody has; whatever is set later is dropped. Without one: it is ``abandoned``."""
         self._revoked = True
-        self._answer(None, error)
+        if error is not None:
+            self._answer(None, error)
 
     def _answer(self, value: Any, error: BaseException | None) -> None:
         if self._future is None:

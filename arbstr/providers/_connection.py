@@ -5,8 +5,11 @@ Nothing here speaks HTTP or knows a pool.
 
 from __future__ import annotations
 
+import socket
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 import httpx
@@ -55,16 +58,12 @@ Connect = Callable[[Origin, float | None], Awaitable[Connection]]
 """Opens a connection within so many seconds. Raises httpx.ConnectError and ConnectTimeout."""
 
 
-class _SocketConnection:
-    """Over TCP as it is.
+class _TimedConnection(ABC):
+    """What all have in common: times, and httpx's exceptions."""
 
-    Uses the socket directly, because it tells how much was written: a stream does not.
-    """
+    __slots__ = ("idle_since", "reused", "sent")
 
-    __slots__ = ("_socket", "idle_since", "reused", "sent")
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._socket = stream.socket
+    def __init__(self) -> None:
         self.reused = False
         self.idle_since = 0.0
         self.sent = False
@@ -92,37 +91,92 @@ class _SocketConnection:
         except _BROKEN as error:
             raise httpx.ReadError(f"the connection broke: {error}") from error
 
+    @abstractmethod
+    async def _send(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    async def _receive(self) -> bytes: ...
+
+
+class _SocketConnection(_TimedConnection):
+    """Over TCP as it is.
+
+    Uses the socket without Trio's wrapping, which does not tell how much was written and makes a checkpoint of each
+    write and a try of each read.
+    """
+
+    __slots__ = ("_full", "_socket")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__()
+        self._socket = socket.socket(fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+        self._full = False
+        """The last read took all there was room for: more may be there."""
+
     def has_unread(self) -> bool:
-        return self._socket.is_readable()
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def close(self) -> None:
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
 
     async def _send(self, data: bytes) -> None:
-        count = await self._socket.send(data)
-        self.sent = True
+        await trio.lowlevel.checkpoint_if_cancelled()  # no more of a checkpoint: the answer will be waited for
+        count = self._send_now(data)
         if count < len(data):
             with memoryview(data) as rest:
                 while count < len(data):
-                    count += await self._socket.send(rest[count:])
+                    await trio.lowlevel.wait_writable(self._socket)
+                    count += self._send_now(rest[count:])
+
+    def _send_now(self, data: bytes | memoryview) -> int:
+        try:
+            count = self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        self.sent = True
+        return count
 
     async def _receive(self) -> bytes:
-        return await self._socket.recv(READ_BYTES)
+        while True:
+            if self._socket.fileno() < 0:
+                raise trio.ClosedResourceError
+            if self._full:
+                self._full = False
+                await trio.lowlevel.checkpoint()
+            else:  # nothing is there yet, as a rule, and a try would cost as much as the wait
+                await trio.lowlevel.wait_readable(self._socket)
+            with suppress(BlockingIOError):
+                data = self._socket.recv(READ_BYTES)
+                self._full = len(data) == READ_BYTES
+                return data
 
 
-class _TlsConnection(_SocketConnection):
+class _TlsConnection(_TimedConnection):
     """Over TLS."""
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_socket", "_tls")
 
     def __init__(self, stream: trio.SocketStream, tls: trio.SSLStream[trio.SocketStream]) -> None:
-        super().__init__(stream)
+        super().__init__()
+        self._socket = stream.socket
         self._tls = tls
 
     def has_unread(self) -> bool:
         # Records that arrived together with the end of an answer wait in Trio's buffer, for which it has no name.
         incoming: ssl.MemoryBIO = self._tls._incoming
-        return bool(incoming.pending or self._tls.pending()) or super().has_unread()
+        return bool(incoming.pending or self._tls.pending()) or self._socket.is_readable()
+
+    def close(self) -> None:
+        self._socket.close()
 
     async def _send(self, data: bytes) -> None:
         self.sent = True  # how far it comes is not known

@@ -172,6 +172,11 @@ class Exchange(httpx.AsyncByteStream):
             await self._read()
         return data
 
+    def arrived(self) -> bytes | None:
+        """What has arrived, together; empty when that is nothing, None at the end. Never waits: whether the answer has
+        broken off, ``anext`` tells."""
+        return self._reader.take() or (None if self._reader.complete else b"")
+
     def close(self) -> None:
         """Like ``aclose``, which has nothing to wait for."""
         self._give_up()

@@ -319,14 +319,34 @@ class UpstreamAnswer:
             raise UpstreamFailure("too_large", f"the provider announced a body of more than {limit} bytes")
         parts: list[bytes] = []
         size = 0
+        while (chunk := self._arrived()) and size <= limit:  # small answers come in one piece with their head
+            size += len(chunk)
+            parts.append(chunk)
+        if chunk is None:
+            await self.aclose()
+        else:
+            size += await self._read_on(parts, limit - size)
+        if size > limit:
+            raise UpstreamFailure("too_large", f"the provider's body is larger than {limit} bytes")
+        return b"".join(parts)
+
+    def _arrived(self) -> bytes | None:
+        """What can be had of the body without waiting: empty when nothing, None at its end."""
+        if self._closed or not isinstance(self._stream, Exchange):
+            return b""
+        chunk = self._stream.arrived()
+        self._complete = chunk is None
+        return chunk
+
+    async def _read_on(self, parts: list[bytes], limit: int) -> int:
+        """The rest of the body, until it is more than ``limit`` bytes. Gives its size."""
+        size = 0
         with trio.CancelScope() as scope:  # one for many chunks: entering it costs more than reading one
             while size <= limit and (chunk := await self._next_within(scope)) is not None:
                 size += len(chunk)
                 parts.append(chunk)
         await self._end_of_wait(scope)
-        if size > limit:
-            raise UpstreamFailure("too_large", f"the provider's body is larger than {limit} bytes")
-        return b"".join(parts)
+        return size
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes, in pieces that are not empty. Raises UpstreamFailure; ends only where the body ends."""
@@ -334,7 +354,9 @@ class UpstreamAnswer:
 
     async def next_chunk(self) -> bytes | None:
         """The next piece of the body, None at its end. Waits at most ``idle_timeout_s``. Raises UpstreamFailure."""
-        chunk: bytes | None = b""
+        chunk = self._arrived()
+        if chunk is None:
+            await self.aclose()
         while chunk == b"":
             with trio.CancelScope() as scope:
                 chunk = await self._next_within(scope)

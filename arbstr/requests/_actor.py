@@ -128,6 +128,7 @@ class RequestActor(TrioActor):
 
     def on_stop(self) -> None:
         self._stay.end()
+        self._life.let_go()
 
     def on_failure(
         self,
@@ -136,6 +137,7 @@ class RequestActor(TrioActor):
         traceback: TracebackType | None,
     ) -> None:
         self._stay.end()
+        self._life.let_go()
 
     def on_receive(self, message: Any) -> None:
         match message:

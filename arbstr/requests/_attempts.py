@@ -136,13 +136,13 @@ class Attempts(Generic[T]):
     async def _admission(self, candidate: Candidate) -> _Admission | Shut:
         """Ask the provider's actor to admit the attempt.
 
-        Shielded: it answers at once, and a permit that is given to somebody who has just been cancelled would be lost.
+        No permit is lost to a cancellation: the actor answers in one step, and either skips what somebody asked who has
+        been cancelled, or its answer has come before the cancellation, which then waits for the next checkpoint.
         """
         message = Acquire(self._request.request_id)
         try:
             ref = self._context.directory.ref(candidate.provider)
-            with trio.CancelScope(shield=True):
-                permit: Permit | Shut = await ref.request(message, timeout_s=PERMIT_DEADLINE_S)
+            permit: Permit | Shut = await ref.request(message, timeout_s=PERMIT_DEADLINE_S)
         except KeyError:  # taken out of the configuration since it was chosen
             return Shut("gone", None)
         except (ActorDeadError, AskTimeout, InboxFull) as error:

@@ -54,7 +54,7 @@ class Books:
         """This much has been delivered so far, by this provider's word or by our count (``estimated``)."""
         used = self._credible(claimed)
         note = None
-        if used != claimed:
+        if used is not claimed:
             note = (
                 f"claimed {claimed.prompt_tokens} + {claimed.completion_tokens} tokens, "
                 f"of which this request can have used {used.prompt_tokens} + {used.completion_tokens}"
@@ -136,5 +136,7 @@ class Books:
         if not self._request.call.images:
             prompt = min(prompt, self._demand.prompt_tokens_bound)
         most = self._request.call.n * LONGEST_ANSWER_TOKENS if self.limit is None else self.limit
-        completion = min(completion, most)
-        return Usage(prompt, completion, min(claimed.cached_tokens, prompt), claimed.reported_cost_msat)
+        completion, cached = min(completion, most), min(claimed.cached_tokens, prompt)
+        if (prompt, completion, cached) == (claimed.prompt_tokens, claimed.completion_tokens, claimed.cached_tokens):
+            return claimed  # as nearly always, and this is asked twice for each chunk of a stream
+        return Usage(prompt, completion, cached, claimed.reported_cost_msat)

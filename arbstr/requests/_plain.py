@@ -18,12 +18,16 @@ MAX_ANSWER_BYTES = 64 << 20
 
 @frozen
 class Whole:
-    """What a provider answered; ``usage`` is its word, None when it gave none."""
+    """What a provider answered; ``usage`` is its word, None when it gave none.
+
+    ``sound``: the body is a JSON object that is not empty.
+    """
 
     candidate: Candidate
     body: bytes
     usage: Usage | None
     content_bytes: int
+    sound: bool
 
 
 async def take_plain(endpoint: Endpoint, attempt: Attempt, answer: UpstreamAnswer) -> Whole:
@@ -39,7 +43,8 @@ async def take_plain(endpoint: Endpoint, attempt: Attempt, answer: UpstreamAnswe
     if facts.error and not facts.has_choices:
         raise Missed("error in a 200", ProviderFailed(f"Provider error: {provider} answered with an error"))
     attempt.outcome = Outcome.SUCCESS
-    return Whole(attempt.candidate, body, facts.usage, facts.content_bytes)
+    sound = facts.has_choices and not facts.malformed
+    return Whole(attempt.candidate, body, facts.usage, facts.content_bytes, sound)
 
 
 def _facts(endpoint: Endpoint, body: bytes) -> tuple[ChunkFacts, bool]:

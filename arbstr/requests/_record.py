@@ -181,12 +181,14 @@ class Record:
         return last.http_status
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _selection_json(selection: Selection) -> str:
-    return json.dumps(
+    return _to_json(
         {
             "strategy": selection.strategy,
             "candidates": [[one.provider, one.expected_msat] for one in selection.candidates],
             "left_out": [[one.provider, one.reason] for one in selection.left_out],
-        },
-        separators=(",", ":"),
+        }
     )

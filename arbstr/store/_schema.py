@@ -9,10 +9,53 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from sqlite_utils import Database, Migrations
+from attrs import define
 
-migrations = Migrations("arbstr")
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+Step = Callable[["Database"], None]
+
+
+@define
+class _Migration:
+    name: str
+    fn: Step
+
+
+class _Migrations:
+    """What ``sqlite_utils.Migrations`` is, for as long as nothing is to be migrated.
+
+    Most databases are of this version already, and that library is a third of all there is to load.
+    """
+
+    migrations_table = "_sqlite_migrations"
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._migrations: list[_Migration] = []
+
+    def __call__(self) -> Callable[[Step], Step]:
+        def add(step: Step) -> Step:
+            self._migrations.append(_Migration(step.__name__, step))
+            return step
+
+        return add
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        from sqlite_utils import Database, Migrations
+
+        steps = Migrations(self._name)
+        assert steps.migrations_table == self.migrations_table
+        for each in self._migrations:
+            steps(name=each.name)(each.fn)
+        steps.apply(Database(connection, execute_plugins=False))
+
+
+migrations = _Migrations("arbstr")
 
 _FIRST = """
 CREATE TABLE agents (
@@ -378,7 +421,7 @@ SCHEMA_VERSION = 4
 
 def migrate(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> None:
     """Bring a database, or an empty file, up to this version."""
-    migrations.apply(Database(connection, execute_plugins=False))
+    migrations.apply(connection)
     connection.execute(f"PRAGMA user_version = {version}")
 
 

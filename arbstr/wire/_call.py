@@ -222,7 +222,7 @@ def usage_option(body: Body) -> tuple[bool, Splice]:
     """Whether the client asks for usage, and the edit that makes it so when it does not."""
     options = body.members.get("stream_options")
     if options is None or options.value is None:
-        return False, body.splice(set_member(body.found, body.at, "stream_options", '{"include_usage":true}')[0])
+        return False, _ask_for_usage(body, options)
     if not isinstance(options.value, dict):
         refuse(body, "stream_options", "must be an object or null")
     wanted = options.value.get("include_usage")
@@ -232,6 +232,17 @@ def usage_option(body: Body) -> tuple[bool, Splice]:
     inner, _ = scan_object(body.text, options.begin, STRICT)
     check_duplicates(inner, frozenset(("include_usage",)), "stream_options.")
     return wanted is True, body.splice(set_member(inner, options.begin, "include_usage", "true")[0])
+
+
+def _ask_for_usage(body: Body, options: Member | None) -> Splice:
+    """The edit where there are no ``stream_options``, or null."""
+    if options is not None:
+        return body.splice(set_member(body.found, body.at, "stream_options", '{"include_usage":true}')[0])
+    begin = body.byte_at(body.at + 1)
+    return begin, begin, _USAGE_FIRST if body.found else _USAGE_FIRST[:-1]
+
+
+_USAGE_FIRST = b'"stream_options":{"include_usage":true},'
 
 
 def _places_in(data: bytes) -> tuple[Splice, Splice]:

@@ -159,13 +159,34 @@ def read_object(data: bytes, decoder: JSONDecoder = LENIENT) -> tuple[str, int, 
     return (text, at, found) if skip_space(text, end) == len(text) else None
 
 
-def with_member(body: bytes, key: str, value: str) -> bytes:
+def with_member(body: bytes, key: str, value: str, *, sound: bool = False) -> bytes:
     """The JSON object ``body`` with the top-level string member ``key`` set to ``value``, all other bytes untouched.
 
-    Whatever is not a JSON object is given back as it is.
+    Whatever is not a JSON object is given back as it is. ``sound``: the caller has read it, and it is one that is not
+    empty.
     """
+    if key.isidentifier() and key.isascii() and key.encode() not in body and b"\\u" not in body:
+        if sound:
+            return _inserted(body, key, value, b",")
+        return _with_new_member(body, key, value)
     read = read_object(body)
     if read is None:
         return body
     text, at, found = read
     return encode(apply_edits(text, set_member(found, at, key, dumps_text(value))))
+
+
+def _with_new_member(body: bytes, key: str, value: str) -> bytes:
+    """The same where ``key`` cannot be there, escaped or not: no need to know where the members stand."""
+    try:
+        found = LENIENT.decode(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(found, dict):
+        return body
+    return _inserted(body, key, value, b"," if found else b"")
+
+
+def _inserted(body: bytes, key: str, value: str, comma: bytes) -> bytes:
+    at = body.find(b"{") + 1
+    return b"".join((body[:at], b'"', key.encode(), b'":', dumps(value), comma, body[at:]))

@@ -264,7 +264,7 @@ async def test_leaves_nothing_in_the_pool_when_cancelled_at_any_step(server: Any
         await exchange.answer(b"{}")
 
     server.script = script
-    assert await cancel_at_every_step(lambda: Upstream(any_transport(url=server.url, max_concurrent=1))) > 5
+    assert await cancel_at_every_step(lambda: Upstream(any_transport(url=server.url, max_concurrent=1))) > 4
 
 
 class LateConnection:
@@ -544,7 +544,7 @@ async def test_leaves_nothing_in_the_pool_when_cancelled_at_any_step_of_a_redire
             await exchange.answer(b"{}")
 
     server.script = script
-    assert await cancel_at_every_step(lambda: Upstream(any_transport(url=server.url, max_concurrent=1))) > 6
+    assert await cancel_at_every_step(lambda: Upstream(any_transport(url=server.url, max_concurrent=1))) > 5
 
 
 async def test_bounds_all_redirects_together_by_the_first_byte_time(

@@ -124,6 +124,38 @@ def test_a_line_tells_what_a_request_came_to_and_nothing_of_its_prompt(start: St
     assert "policy" not in line
 
 
+def test_the_line_of_a_request_is_for_people_when_the_format_is_console(start: Start) -> None:
+    logs, stream = start(format="console")
+    RequestLog(LoggingConfig()).finished(request(), receipt())
+    logs.stop()
+    assert "provider=alpha" in stream.getvalue()
+    assert "{" not in stream.getvalue()
+
+
+def test_no_line_of_a_request_is_written_when_the_level_is_above_it(start: Start) -> None:
+    logs, stream = start(level="warning")
+    RequestLog(LoggingConfig()).finished(request(), receipt(request_id="r-2"))
+    RequestLog(LoggingConfig()).finished(request(), receipt(request_id="r-3", outcome="failed", http_status=502))
+    logs.stop()
+    assert [line["request_id"] for line in lines(stream)] == ["r-3"]
+
+
+def test_the_other_lines_are_written_when_one_cannot_be_rendered(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stuck = Stuck()
+    logs, _ = start(stuck)
+    log = logging.getLogger("arbstr")
+    log.info("the first")
+    assert stuck.entered.wait(60)
+    log.info("%d", "not a number")
+    log.info("the last")
+    stuck.freed.set()
+    logs.stop()
+    assert [line["event"] for line in lines(stuck)] == ["the first", "the last"]
+    assert "not a number" in capsys.readouterr().err
+
+
 def test_the_prompt_is_in_the_line_when_that_was_asked_for(start: Start) -> None:
     logs, stream = start()
     RequestLog(LoggingConfig(log_prompts=True)).finished(request(text="x" * 3_000), receipt())

@@ -48,3 +48,11 @@ def test_the_object_has_just_that_member_more_when_it_is_read_again(
 ) -> None:
     body = json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
     assert json.loads(with_member(body, key, value)) == {**members, key: value}
+
+
+@given(st.dictionaries(st.text(), JSON, min_size=1), st.sampled_from(["", " ", "\n\t"]), st.text(), st.text())
+def test_the_bytes_are_the_same_when_the_object_is_known_to_be_sound(
+    members: dict[str, Any], space: str, key: str, value: str
+) -> None:
+    body = (space + json.dumps(members)).encode()
+    assert with_member(body, key, value, sound=True) == with_member(body, key, value)
