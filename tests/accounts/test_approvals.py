@@ -567,9 +567,26 @@ async def test_the_receipt_is_filed_and_the_grant_stays_when_a_request_leaves_be
         await granted(world)
         await world.own.request(Release("r", "left", receipt("q")))
         assert [one[0] for one in rig.ledger.tables()["receipts"]] == ["q"]
-        assert (await world.own.request(claim("r"))).key == "r"
+        assert (await world.own.request(claim("r", "q2"))).key == "r"
         await world.own.request(Release("r", "left", receipt("q2")))
     assert rig.account().held_msat == 0
+    rig.check()
+
+
+@pytest.mark.parametrize("withdraw", [False, True])
+async def test_what_one_request_has_taken_stays_held_when_another_that_came_for_it_leaves(
+    autojump_clock: Any, receipt: Any, withdraw: bool
+) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        await world.own.request(claim("r", "first"))
+        await world.own.request(Release("r", "left", receipt("second"), withdraw=withdraw))
+        assert rig.account().held_msat == 10_000
+        assert (await world.own.request(Settle("r", 7_000, receipt("first", 7_000)))).charged_msat == 7_000
+        await world.own.request(Release("r", "left", receipt("third"), withdraw=withdraw))
+    assert (rig.account().available_msat, rig.account().held_msat) == (93_000, 0)
+    assert {one[0] for one in rig.ledger.tables()["receipts"]} == {"first", "second", "third"}
     rig.check()
 
 
