@@ -53,9 +53,9 @@ Splice = tuple[int, int, bytes]
 class ModelCall:
     """A parsed request to a model. Made by one of the parsers; ``body`` is what the client sent, byte for byte.
 
-    ``max_tokens`` is the limit of one choice: for a chat ``max_completion_tokens`` where the client gave that, else
-    ``max_tokens``, else None. ``n`` counts the answers that are generated: choices, for completions those of every
-    prompt and with ``best_of``. ``messages`` counts the messages, the prompts or the inputs.
+    ``max_tokens`` is the limit of one choice, for a chat the larger of ``max_completion_tokens`` and ``max_tokens``;
+    None where the client gave none. ``n`` counts the answers that are generated: choices, for completions those of
+    every prompt and with ``best_of``. ``messages`` counts the messages, the prompts or the inputs.
 
     ``messages_text_bytes`` is the UTF-8 length of everything that becomes prompt text: contents, text parts, names,
     tool calls, and the JSON text of ``tools``, ``functions`` and ``response_format``; prompts and ``suffix``; inputs.

@@ -76,7 +76,8 @@ def parse_chat(body: bytes) -> ModelCall:
     return ModelCall(
         model,
         stream,
-        older_limit if limit is None else limit,
+        # Providers obey one or the other, and none is paid for more than the limit.
+        max((each for each in (limit, older_limit) if each is not None), default=None),
         count_of(read, "n", 1, MAX_CHOICES) or 1,
         include_usage,
         prompt.text_bytes,

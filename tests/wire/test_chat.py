@@ -56,13 +56,13 @@ def test_unknown_members_pass_unread_when_they_have_any_type() -> None:
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 6}, 6),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
-        ({"max_tokens": 5, "max_completion_tokens": 0}, 0),
+        ({"max_tokens": 5, "max_completion_tokens": 0}, 5),
         ({"max_tokens": 5, "max_completion_tokens": None}, 5),
         ({"max_tokens": 0}, 0),
         ({"max_tokens": MAX_TOKEN_COUNT}, MAX_TOKEN_COUNT),
     ],
 )
-def test_the_newer_limit_wins_when_both_are_given(members: dict[str, Any], limit: int) -> None:
+def test_the_larger_limit_counts_when_both_are_given(members: dict[str, Any], limit: int) -> None:
     assert parse_chat(body_of(**members)).max_tokens == limit
 
 
