@@ -7,7 +7,7 @@ OpenAI or not, null or not, goes to the provider as it came.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import wraps
 from json import JSONDecodeError, JSONDecoder
@@ -155,7 +155,8 @@ def parser(read: Callable[[bytes], ModelCall]) -> Callable[[bytes], ModelCall]:
 def read_body(data: bytes, names: frozenset[str], special: Mapping[str, JSONDecoder] | None = None) -> Body:
     """Read a body of which the members ``names`` matter; ``special`` has decoders for some.
 
-    Raises InvalidRequest: status 400 for what is not one JSON object in UTF-8, 422 for one of ``names`` given twice.
+    Raises InvalidRequest: status 400 for what is not one JSON object in UTF-8, 422 for one of ``names`` given twice, or
+    with capitals.
     """
     try:
         text = data.decode("utf-8")
@@ -181,6 +182,8 @@ def read_body(data: bytes, names: frozenset[str], special: Mapping[str, JSONDeco
     members = {member.key: member for member in found}
     if len(members) != len(found):
         check_duplicates(found, names, "")
+    if names:
+        check_spelling(members, names)
     return Body(data, text, at, found, members)
 
 
@@ -260,6 +263,13 @@ def check_duplicates(found: list[Member], names: frozenset[str], prefix: str) ->
         if member.key in seen and member.key in names:
             refuse_duplicate(member.key, prefix + member.key)
         seen.add(member.key)
+
+
+def check_spelling(members: Iterable[str], names: frozenset[str]) -> None:
+    """Some providers' readers (Go's) take ``Model`` for ``model``, and would do another thing than is paid for."""
+    for key in members:
+        if not (key.isascii() and key.islower()) and (meant := key.casefold()) in names:
+            raise unprocessable(f"{key[:64]!r} is no member of a request; write {meant}, in small letters", meant)
 
 
 def refuse_duplicate(name: str, param: str) -> NoReturn:

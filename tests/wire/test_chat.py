@@ -266,6 +266,35 @@ def test_the_status_is_422_when_a_member_that_is_read_is_given_twice(body: bytes
     assert (error.status, error.param, error.reason) == (422, param, "duplicate_field")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Model", "model"),
+        ("MAX_TOKENS", "max_tokens"),
+        ("N", "n"),
+        ("\u017ftream", "stream"),
+        ("max_to\u212aens", "max_tokens"),
+        ("Tools", "tools"),
+    ],
+)
+def test_the_status_is_422_when_some_readers_would_take_a_member_for_one_that_is_read(name: str, meant: str) -> None:
+    error = refusal(body_of(**{name: None}))
+    assert (error.status, error.param, error.reason) == (422, meant, "invalid_value")
+
+
+def test_unknown_members_pass_when_they_have_capitals() -> None:
+    body = body_of(Seed=1, X=2, userId=3)
+    assert parse_chat(body).upstream_body() is body
+
+
+@pytest.mark.parametrize("name", ["Text", "TEXT", "Type", "t\u00fdpe"])
+def test_a_part_counts_with_its_json_when_some_readers_would_read_another_text(name: str) -> None:
+    long = "x" * 1_000
+    call = call_of({"role": "user", "content": [{"type": "text", "text": "a", name: long}]})
+    assert (call.messages_text_bytes > 1_000) is (name.casefold() in ("text", "type"))
+    assert call.last_user_text == "a"
+
+
 def test_unknown_members_pass_when_they_are_given_twice() -> None:
     body = b'{"model":"m","messages":[],"x":1,"x":2}'
     assert parse_chat(body).upstream_body() is body
