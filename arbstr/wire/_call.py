@@ -33,6 +33,9 @@ from arbstr.wire._json import (
 MAX_TOKEN_COUNT = 2**32 - 1
 """The largest number of tokens that is taken seriously (contract section 4.1: an unsigned 32-bit integer)."""
 
+MAX_MODEL_NAME = 200
+"""Characters. As the vault has it; and it is written down several times for each request."""
+
 MAX_CHOICES = 128
 """OpenAI's own bound on ``n``."""
 
@@ -198,6 +201,8 @@ def model_of(body: Body) -> str:
     model = body.value("model")
     if not isinstance(model, str) or not model:
         refuse(body, "model", "must be a non-empty string")
+    if len(model) > MAX_MODEL_NAME:
+        refuse(body, "model", f"must have at most {MAX_MODEL_NAME} characters")
     try:
         model.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, by an escape: cannot be logged, sent or stored

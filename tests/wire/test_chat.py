@@ -282,6 +282,13 @@ def test_the_status_is_422_when_some_readers_would_take_a_member_for_one_that_is
     assert (error.status, error.param, error.reason) == (422, meant, "invalid_value")
 
 
+def test_the_name_of_a_model_is_refused_when_it_is_longer_than_any() -> None:
+    assert parse_chat(body_of(model="x" * 200)).model == "x" * 200
+    error = refusal(body_of(model="x" * 201))
+    assert (error.status, error.param) == (422, "model")
+    assert len(error.message) < 200
+
+
 def test_unknown_members_pass_when_they_have_capitals() -> None:
     body = body_of(Seed=1, X=2, userId=3)
     assert parse_chat(body).upstream_body() is body

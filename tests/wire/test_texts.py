@@ -238,7 +238,7 @@ NAMES = st.text(min_size=1)
 
 @EVERY
 @given(
-    others=st.dictionaries(st.text().filter(lambda key: key not in KNOWN), JSON, max_size=5),
+    others=st.dictionaries(st.text().filter(lambda key: key.casefold() not in KNOWN), JSON, max_size=5),
     name=NAMES,
     place=st.integers(0, 5),
     stream=st.booleans(),
