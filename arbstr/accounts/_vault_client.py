@@ -97,7 +97,7 @@ class VaultClient:
     call_s: float = CALL_S
     is_ours: bool | None = None
     """It knows our additions: a repeated reserve gives the same hold, a hold can grow. None: not known yet."""
-    _headers: dict[str, str] = field(init=False)
+    _headers: dict[str, str] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._headers = {"content-type": "application/json", "x-internal-token": self.token.reveal()}

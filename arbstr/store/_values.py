@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 @frozen
@@ -48,7 +48,7 @@ class AgentRow:
 class NewAgent:
     agent_id: str
     name: str
-    token: str
+    token: str = field(repr=False)
     """Shown once; the store keeps only its hash."""
 
 

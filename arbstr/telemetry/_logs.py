@@ -100,7 +100,8 @@ def _formatter(name: str, stream: TextIO) -> logging.Formatter:
     terminal = stream.isatty()
     last: list[Any]
     if name == "console" or (name == "auto" and terminal):
-        last = [structlog.dev.ConsoleRenderer(colors=terminal)]
+        # Its own choice prints the variables of each frame, tokens and prompts among them.
+        last = [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     tidy = structlog.stdlib.ProcessorFormatter.remove_processors_meta
