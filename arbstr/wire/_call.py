@@ -203,10 +203,8 @@ def model_of(body: Body) -> str:
         refuse(body, "model", "must be a non-empty string")
     if len(model) > MAX_MODEL_NAME:
         refuse(body, "model", f"must have at most {MAX_MODEL_NAME} characters")
-    try:
-        model.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, by an escape: cannot be logged, sent or stored
-        refuse(body, "model", "must be valid Unicode")
+    if not model.isprintable():  # nor half a surrogate pair: it is logged to terminals, sent and stored
+        refuse(body, "model", "must be of printable characters")
     return model
 
 

@@ -289,6 +289,13 @@ def test_the_name_of_a_model_is_refused_when_it_is_longer_than_any() -> None:
     assert len(error.message) < 200
 
 
+@pytest.mark.parametrize("name", ["a\x1b]0;title", "a\nb", "a\x00", "a\u009b1m", "a\ud800"])
+def test_the_name_of_a_model_is_refused_when_a_terminal_would_obey_it(name: str) -> None:
+    error = refusal(body_of(model=name))
+    assert (error.status, error.param) == (422, "model")
+    assert error.message.isprintable()
+
+
 def test_unknown_members_pass_when_they_have_capitals() -> None:
     body = body_of(Seed=1, X=2, userId=3)
     assert parse_chat(body).upstream_body() is body
