@@ -591,12 +591,32 @@ async def test_what_one_request_has_taken_stays_held_when_another_that_came_for_
 
 
 async def test_a_request_is_refused_when_too_many_are_open(autojump_clock: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_REQUEST_APPROVALS", 2)
+    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_APPROVALS", 2)
     rig = Rig.new(**ASKED)
     async with rig.run() as world:
         for key in ("r", "s"):
             await world.own.request(wish(key))
         assert await refusal_of(world, wish("t")) == (429, "too_many_approvals")
+    rig.check()
+
+
+@pytest.mark.parametrize("kind", ["payment", "withdrawal"])
+async def test_a_payment_is_refused_when_too_many_wait_for_a_human(
+    autojump_clock: Any, monkeypatch: Any, kind: str
+) -> None:
+    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_APPROVALS", 2)
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        first = await world.pay(6_000, "k1", kind=kind)
+        await world.pay(6_000, "k2", kind=kind)
+        with pytest.raises(BillingRefused) as refusal:
+            await world.pay(6_000, "k3", kind=kind)
+        assert (refusal.value.status, refusal.value.reason) == (429, "too_many_approvals")
+        assert (await world.pay(6_000, "k1", kind=kind)).transaction_id == first.transaction_id
+        if kind == "payment":
+            assert (await world.pay(4_000)).state is S.SUCCEEDED  # nobody need be asked about it
+        await world.approvals.request(resolve(first.approval_id, "deny"))
+        assert (await world.pay(6_000, "k3", kind=kind)).state is S.PENDING_APPROVAL
     rig.check()
 
 
