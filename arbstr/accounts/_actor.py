@@ -138,6 +138,7 @@ class AgentAccountActor(TrioActor):
         self._retiring = False
         self._books: Books | None = None  # None: must be read from disk before the next decision
         self._owners: dict[str, Owner] = {}
+        self._claimed_by: dict[str, str] = {}  # key of a hold -> the request that has taken it by its approval
         self._ended: OrderedDict[str, _EndedHold] = OrderedDict()
         self._parked: deque[Job] = deque()
         self._in_flight = 0
@@ -296,6 +297,7 @@ class AgentAccountActor(TrioActor):
     def _claim(self, job: Job, message: Reserve, approval_id: str) -> None:
         granted = payments_desk.claim(self, job, message, approval_id)
         if granted is not None:
+            self._claimed_by[granted] = message.key
             self._own(self.books.holds[granted], message)
 
     def _check_request(self, message: Reserve, now_ns: int) -> None:
@@ -394,13 +396,24 @@ class AgentAccountActor(TrioActor):
 
     def _release(self, job: Job, message: Release) -> None:
         if not self.books.awaits_approval(message.key):
-            self._end_hold(job, message, 0)
+            if self._is_anothers(message):
+                self._end_nothing(job, message)
+            else:
+                self._end_hold(job, message, 0)
         elif message.withdraw:
             payments_desk.withdraw_request(self, job, message)
         elif message.receipt is not None:
             self._end_nothing(job, message)
         else:
             raise _pending(message.key)
+
+    def _is_anothers(self, message: Release) -> bool:
+        """A request that has come for an approval names it as its key, and may leave before it hears that it gets
+        nothing: it must not give back what another request spends from, by whatever key it came."""
+        key, receipt = message.key, message.receipt
+        if receipt is None or (key not in self.books.holds and key not in self._ended):
+            return False
+        return receipt.request_id != self._claimed_by.get(key, key)
 
     def _end_hold(self, job: Job, message: Settle | Release, charge_msat: int) -> None:
         books, hold = self.books, self._open_request(message.key)
@@ -642,7 +655,8 @@ class AgentAccountActor(TrioActor):
         self._owners.pop(key, None)
         self._ended[key] = _EndedHold(charge_msat, answer, operation)
         if len(self._ended) > REMEMBERED_ENDS:
-            self._ended.popitem(last=False)
+            forgotten, _ = self._ended.popitem(last=False)
+            self._claimed_by.pop(forgotten, None)
 
     def _committed(self, operation: Operation, error: StoreError | None) -> None:
         self._in_flight -= 1
@@ -761,6 +775,9 @@ class AgentAccountActor(TrioActor):
         for key, hold in books.holds.items():
             hold.owner = self._owners.get(key)
         self._owners = {key: owner for key, owner in self._owners.items() if key in books.holds}
+        self._claimed_by = {
+            key: request_id for key, request_id in self._claimed_by.items() if key in books.holds or key in self._ended
+        }
         return books
 
     def _refuse_parked(self, error: LedgerUnavailable) -> None:

@@ -38,7 +38,8 @@ class Pay:
     """Decide about a payment and set its money aside. Answer: PaymentRow: DENIED, PENDING_APPROVAL or HELD.
 
     A repeat of ``key`` with the same draft is answered with that payment as it is by now, under its own id; with
-    another draft it is BillingRefused (409 ``idempotency_key_reused``). ``transaction_id`` is a new one.
+    another draft it is BillingRefused (409 ``idempotency_key_reused``). ``transaction_id`` is a new one. BillingRefused
+    (429 ``too_many_approvals``) when a human would have to be asked about too much at once.
     """
 
     transaction_id: str

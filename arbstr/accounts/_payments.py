@@ -65,7 +65,7 @@ class SendPayment:
     """Pay or withdraw. Answer: PaymentRow, when it has ended, is in doubt, waits for a human, or ``wait_s`` is over.
 
     Whatever the answer says, and if nobody waits for it, the payment goes on. BillingRefused (409) for a key that was
-    used for something else; LedgerUnavailable, Overloaded: nothing was begun.
+    used for something else, (429) when too many wait for a human; LedgerUnavailable, Overloaded: nothing was begun.
     """
 
     agent_id: str

@@ -54,7 +54,7 @@ DEFAULT_APPROVAL_MS = 300_000
 """For a withdrawal of an agent without an approval timeout (contract: vault, section 8)."""
 CLAIM_NS = 15 * 60 * 1_000_000_000
 """An approved request has so long to come for its money."""
-MAX_REQUEST_APPROVALS = 1_000
+MAX_APPROVALS = 1_000
 """Of one agent at once: a human has no use for more, and each waits in memory."""
 NO_LEASE_NS = (1 << 63) - 1
 """A payment's hold ends with the payment, never with a lease."""
@@ -147,6 +147,7 @@ def _open(desk: Desk, job: Job, message: Pay | Withdraw, kind: str) -> None:
         return
     approval = None
     if decision.verdict is Verdict.ASK:
+        _check_room(books)
         approval = _new_approval(desk, kind, payment.transaction_id, draft.amount_msat, draft.destination, policy)
         payment = evolve(payment, approval_id=approval.approval_id)
     _hold(desk, job, payment, approval, duplicate)
@@ -381,13 +382,7 @@ def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
             status=403,
             reason="exceeds_max_transaction",
         )
-    if len(books.approvals) >= MAX_REQUEST_APPROVALS:
-        raise BillingRefused(
-            f"{MAX_REQUEST_APPROVALS} approvals of the agent are open already; have the operator decide",
-            status=429,
-            reason="too_many_approvals",
-            retry_after_s=60,
-        )
+    _check_room(books)
     day_msat, frozen = books.day_spend_msat(now_ns), books.frozen_ns is not None
     check_request(policy, day_msat, len(books.holds), message.amount_msat, message.model, frozen, approved=True)
     if message.budget_id is not None:
@@ -420,6 +415,17 @@ def request_approval(desk: Desk, job: Job, message: RequestApproval) -> None:
         also=(approval, event),
     )
     desk.commit(change, job, message.approval_id, approval)
+
+
+def _check_room(books: Books) -> None:
+    """Raises BillingRefused (429)."""
+    if len(books.approvals) >= MAX_APPROVALS:
+        raise BillingRefused(
+            f"{MAX_APPROVALS} approvals of the agent are open already; have the operator decide",
+            status=429,
+            reason="too_many_approvals",
+            retry_after_s=60,
+        )
 
 
 def decide(desk: Desk, job: Job, message: Decide) -> None:

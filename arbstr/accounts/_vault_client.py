@@ -33,6 +33,8 @@ MAX_ANSWER_BYTES: Final = 64 << 10
 MAX_TEXT: Final = 200
 """Characters of a name or token that our vault takes."""
 MAX_ID: Final = 200
+MAX_AMOUNT_MSAT: Final = (1 << 53) - 1
+"""The largest that a vault reads (contract: vault, section 5)."""
 
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _UNTOUCHED = frozenset(("overloaded", "shutting_down", "rate_limited"))
@@ -95,7 +97,7 @@ class VaultClient:
     call_s: float = CALL_S
     is_ours: bool | None = None
     """It knows our additions: a repeated reserve gives the same hold, a hold can grow. None: not known yet."""
-    _headers: dict[str, str] = field(init=False)
+    _headers: dict[str, str] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._headers = {"content-type": "application/json", "x-internal-token": self.token.reveal()}
@@ -106,6 +108,12 @@ class VaultClient:
         An answer that is lost is asked for again within the time, where the vault knows the hold by its key. Raises
         BillingRefused, AuthenticationFailed, LedgerUnavailable when nothing came of it, NotAnswered when it may have.
         """
+        if amount_msat > MAX_AMOUNT_MSAT:  # the vault would call it malformed, and our configuration be suspected
+            raise BillingRefused(
+                f"Insufficient balance: this request may cost up to {format_sats(amount_msat)} sats, which no account "
+                "can hold; lower max_tokens",
+                reason="insufficient_balance",
+            )
         body = {
             "agent_token": agent_token.reveal(),
             "amount_msats": amount_msat,

@@ -292,7 +292,8 @@ class AccountsVault:
     async def _reservation(self, reservation_id: str) -> HoldRow:
         """What ``reserve`` made, open or ended, and nothing else that holds money. Raises NotFound."""
         hold = None
-        if reservation_id.startswith("tx_"):  # the keys of our own requests are other ones
+        # The keys of our own requests are other ones.
+        if reservation_id.startswith("tx_") and reservation_id.isascii():
             hold = await self._ask_ledger(FindHold(key=reservation_id))
         if hold is None or hold.kind != "request":
             raise NotFound("Reservation not found")

@@ -31,7 +31,7 @@ HEADROOM_TOKENS = 64
 
 
 class Books:
-    """Of one request. ``limit`` is how many completion tokens the client allows, None when it does not say."""
+    """Of one request. ``limit`` is how many completion tokens the client allows; None when it says nothing, or 0."""
 
     def __init__(
         self, record: Record, purse: Purse, demand: Demand, observers: Sequence[Observer], place: Place
@@ -42,7 +42,8 @@ class Books:
         self._demand = demand
         self._observers = observers
         self._place = place
-        self.limit = None if self._request.call.max_tokens is None else demand.completion_tokens_bound
+        # 0 is no limit to some providers, which then write as much as they like.
+        self.limit = demand.completion_tokens_bound if self._request.call.max_tokens else None
         self.delivered: Consumption | None = None
         """What must be paid for as things stand."""
         self.saved: Saved | None = None

@@ -58,19 +58,20 @@ def demand_of(
 ) -> Demand:
     """Count the tokens of a request; the rest is as it is given.
 
-    ``default_reserve_tokens`` stands in, per choice, for a limit of the completion that the caller did not give; a
-    limit of 0 is a limit. ``expected_completion_tokens`` is of one choice, and bounded here. An embedding has no
-    completion.
+    ``default_reserve_tokens`` stands in, per choice, for a limit of the completion that the caller did not give. Of a
+    limit of 0 nothing is expected, and the bound is as if there were none: some providers take it so.
+    ``expected_completion_tokens`` is of one choice, and bounded here. An embedding has no completion.
     """
     limit = default_reserve_tokens if call.max_tokens is None else call.max_tokens
+    bound = limit or default_reserve_tokens
     if call.endpoint is Endpoint.EMBEDDINGS:
-        limit = 0
+        limit = bound = 0
     return Demand(
         model=call.model if model is None else model,
         prompt_tokens=expected_prompt_tokens(call),
         prompt_tokens_bound=most_prompt_tokens(call),
         completion_tokens=call.n * min(limit, expected_completion_tokens),
-        completion_tokens_bound=call.n * limit,
+        completion_tokens_bound=call.n * bound,
         policy_header=policy_header,
         policy=policy,
         requested_model=call.model,

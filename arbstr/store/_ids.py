@@ -77,4 +77,4 @@ def new_agent_token() -> str:
 
 def hash_token(token: str) -> str:
     """Lower-case hex SHA-256 of the whole token, as stored (contract: vault, section 4)."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -145,7 +145,9 @@ class _Dropping(QueueHandler):
 def _formatter(name: str, stream: TextIO, worker: str | None = None) -> logging.Formatter:
     terminal = stream.isatty()
     if name == "console" or (name == "auto" and terminal):
-        console = structlog.dev.ConsoleRenderer(colors=terminal)
+        # Its own choice prints the variables of each frame, tokens and prompts among them.
+        plain = structlog.dev.plain_traceback
+        console = structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)
         return _Formatter([console], lambda event: str(console(None, event["level"], event)), worker)
     last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     return _Formatter(last, _to_json, worker)

@@ -18,6 +18,8 @@ from arbstr.wallets._wallet import Invoice, PaymentOrder, Result, WalletError, W
 
 DEFAULT_BALANCE_MSAT = 21_000_000 * 100_000_000 * 1_000
 """Enough for everything."""
+MAX_REMEMBERED = 100_000
+"""Orders in a book. Nobody asks about one that has gone well; without a bound a vault would grow with each payment."""
 
 
 class Answer(StrEnum):
@@ -152,6 +154,7 @@ class SimulatedWallet:
                 book.balance_msat -= order.amount_msat + behaviour.fee_msat
                 book.paid.append(order.key)
         book.entries[order.key] = entry
+        _forget_oldest(book)
         return entry
 
     def _result(self, entry: _Entry) -> Result:
@@ -164,6 +167,13 @@ class SimulatedWallet:
                 return Result(WalletState.FAILED, payment_hash=_hash(key), error=behaviour.error)
             case state:
                 return Result(state, payment_hash=_hash(key))
+
+
+def _forget_oldest(book: SimulatedBook) -> None:
+    if len(book.entries) > MAX_REMEMBERED:
+        del book.entries[next(iter(book.entries))]
+    if len(book.paid) > 2 * MAX_REMEMBERED:  # seldom and many: the front of a list is dear to take away
+        del book.paid[:MAX_REMEMBERED]
 
 
 def _hash(key: str) -> str:

@@ -7,7 +7,7 @@ OpenAI or not, null or not, goes to the provider as it came.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import wraps
 from json import JSONDecodeError, JSONDecoder
@@ -33,6 +33,9 @@ from arbstr.wire._json import (
 MAX_TOKEN_COUNT = 2**32 - 1
 """The largest number of tokens that is taken seriously (contract section 4.1: an unsigned 32-bit integer)."""
 
+MAX_MODEL_NAME = 200
+"""Characters. As the vault has it; and it is written down several times for each request."""
+
 MAX_CHOICES = 128
 """OpenAI's own bound on ``n``."""
 
@@ -53,9 +56,9 @@ Splice = tuple[int, int, bytes]
 class ModelCall:
     """A parsed request to a model. Made by one of the parsers; ``body`` is what the client sent, byte for byte.
 
-    ``max_tokens`` is the limit of one choice: for a chat ``max_completion_tokens`` where the client gave that, else
-    ``max_tokens``, else None. ``n`` counts the answers that are generated: choices, for completions those of every
-    prompt and with ``best_of``. ``messages`` counts the messages, the prompts or the inputs.
+    ``max_tokens`` is the limit of one choice, for a chat the larger of ``max_completion_tokens`` and ``max_tokens``;
+    None where the client gave none. ``n`` counts the answers that are generated: choices, for completions those of
+    every prompt and with ``best_of``. ``messages`` counts the messages, the prompts or the inputs.
 
     ``messages_text_bytes`` is the UTF-8 length of everything that becomes prompt text: contents, text parts, names,
     tool calls, and the JSON text of ``tools``, ``functions`` and ``response_format``; prompts and ``suffix``; inputs.
@@ -155,7 +158,8 @@ def parser(read: Callable[[bytes], ModelCall]) -> Callable[[bytes], ModelCall]:
 def read_body(data: bytes, names: frozenset[str], special: Mapping[str, JSONDecoder] | None = None) -> Body:
     """Read a body of which the members ``names`` matter; ``special`` has decoders for some.
 
-    Raises InvalidRequest: status 400 for what is not one JSON object in UTF-8, 422 for one of ``names`` given twice.
+    Raises InvalidRequest: status 400 for what is not one JSON object in UTF-8, 422 for one of ``names`` given twice, or
+    with capitals.
     """
     try:
         text = data.decode("utf-8")
@@ -181,6 +185,8 @@ def read_body(data: bytes, names: frozenset[str], special: Mapping[str, JSONDeco
     members = {member.key: member for member in found}
     if len(members) != len(found):
         check_duplicates(found, names, "")
+    if names:
+        check_spelling(members, names)
     return Body(data, text, at, found, members)
 
 
@@ -195,10 +201,10 @@ def model_of(body: Body) -> str:
     model = body.value("model")
     if not isinstance(model, str) or not model:
         refuse(body, "model", "must be a non-empty string")
-    try:
-        model.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, by an escape: cannot be logged, sent or stored
-        refuse(body, "model", "must be valid Unicode")
+    if len(model) > MAX_MODEL_NAME:
+        refuse(body, "model", f"must have at most {MAX_MODEL_NAME} characters")
+    if not model.isprintable():  # nor half a surrogate pair: it is logged to terminals, sent and stored
+        refuse(body, "model", "must be of printable characters")
     return model
 
 
@@ -271,6 +277,13 @@ def check_duplicates(found: list[Member], names: frozenset[str], prefix: str) ->
         if member.key in seen and member.key in names:
             refuse_duplicate(member.key, prefix + member.key)
         seen.add(member.key)
+
+
+def check_spelling(members: Iterable[str], names: frozenset[str]) -> None:
+    """Some providers' readers (Go's) take ``Model`` for ``model``, and would do another thing than is paid for."""
+    for key in members:
+        if not (key.isascii() and key.islower()) and (meant := key.casefold()) in names:
+            raise unprocessable(f"{key[:64]!r} is no member of a request; write {meant}, in small letters", meant)
 
 
 def refuse_duplicate(name: str, param: str) -> NoReturn:

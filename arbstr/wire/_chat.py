@@ -38,6 +38,7 @@ _READ_MEMBERS = frozenset(
         *_PROMPT_MEMBERS,
     )
 )
+_PART_MEMBERS = frozenset(("type", "text"))
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _MEDIA_PARTS = frozenset(
     (
@@ -76,7 +77,8 @@ def parse_chat(body: bytes) -> ModelCall:
     return ModelCall(
         model,
         stream,
-        older_limit if limit is None else limit,
+        # Providers obey one or the other, and none is paid for more than the limit.
+        max((each for each in (limit, older_limit) if each is not None), default=None),
         count_of(read, "n", 1, MAX_CHOICES) or 1,
         include_usage,
         prompt.text_bytes,
@@ -152,12 +154,19 @@ class _Prompt:
 
     def _add_part(self, part: object) -> None:
         kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else ("text", part)
+        if kind == "text" and isinstance(part, dict) and len(part) > 2 and _is_ambiguous(part):
+            kind = None
         media = isinstance(kind, str) and kind in _MEDIA_PARTS
         self.images += media
         if isinstance(text, str) and (media or kind == "text"):
             self.text_bytes += utf8_len(text)
         elif not media:
             self.text_bytes += _json_bytes(part)
+
+
+def _is_ambiguous(part: dict[str, object]) -> bool:
+    """Some providers' readers (Go's) take ``Text`` for ``text``."""
+    return not _PART_MEMBERS.isdisjoint(key.casefold() for key in part if key not in _PART_MEMBERS)
 
 
 def _first_text(content: object) -> str:

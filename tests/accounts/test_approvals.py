@@ -567,19 +567,56 @@ async def test_the_receipt_is_filed_and_the_grant_stays_when_a_request_leaves_be
         await granted(world)
         await world.own.request(Release("r", "left", receipt("q")))
         assert [one[0] for one in rig.ledger.tables()["receipts"]] == ["q"]
-        assert (await world.own.request(claim("r"))).key == "r"
+        assert (await world.own.request(claim("r", "q2"))).key == "r"
         await world.own.request(Release("r", "left", receipt("q2")))
     assert rig.account().held_msat == 0
     rig.check()
 
 
+@pytest.mark.parametrize("withdraw", [False, True])
+async def test_what_one_request_has_taken_stays_held_when_another_that_came_for_it_leaves(
+    autojump_clock: Any, receipt: Any, withdraw: bool
+) -> None:
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        await granted(world)
+        await world.own.request(claim("r", "first"))
+        await world.own.request(Release("r", "left", receipt("second"), withdraw=withdraw))
+        assert rig.account().held_msat == 10_000
+        assert (await world.own.request(Settle("r", 7_000, receipt("first", 7_000)))).charged_msat == 7_000
+        await world.own.request(Release("r", "left", receipt("third"), withdraw=withdraw))
+    assert (rig.account().available_msat, rig.account().held_msat) == (93_000, 0)
+    assert {one[0] for one in rig.ledger.tables()["receipts"]} == {"first", "second", "third"}
+    rig.check()
+
+
 async def test_a_request_is_refused_when_too_many_are_open(autojump_clock: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_REQUEST_APPROVALS", 2)
+    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_APPROVALS", 2)
     rig = Rig.new(**ASKED)
     async with rig.run() as world:
         for key in ("r", "s"):
             await world.own.request(wish(key))
         assert await refusal_of(world, wish("t")) == (429, "too_many_approvals")
+    rig.check()
+
+
+@pytest.mark.parametrize("kind", ["payment", "withdrawal"])
+async def test_a_payment_is_refused_when_too_many_wait_for_a_human(
+    autojump_clock: Any, monkeypatch: Any, kind: str
+) -> None:
+    monkeypatch.setattr("arbstr.accounts._payments_desk.MAX_APPROVALS", 2)
+    rig = Rig.new(**ASKED)
+    async with rig.run() as world:
+        first = await world.pay(6_000, "k1", kind=kind)
+        await world.pay(6_000, "k2", kind=kind)
+        with pytest.raises(BillingRefused) as refusal:
+            await world.pay(6_000, "k3", kind=kind)
+        assert (refusal.value.status, refusal.value.reason) == (429, "too_many_approvals")
+        assert (await world.pay(6_000, "k1", kind=kind)).transaction_id == first.transaction_id
+        if kind == "payment":
+            assert (await world.pay(4_000)).state is S.SUCCEEDED  # nobody need be asked about it
+        await world.approvals.request(resolve(first.approval_id, "deny"))
+        assert (await world.pay(6_000, "k3", kind=kind)).state is S.PENDING_APPROVAL
     rig.check()
 
 

@@ -278,6 +278,22 @@ async def test_request_that_comes_for_an_approval_is_refused_and_nothing_is_held
         assert (refused.value.status, it.vault.sent("reserve"), it.bank.open_holds()[0]) == (404, [], 0)
 
 
+async def test_request_is_refused_unasked_when_it_may_cost_more_than_a_vault_can_read(
+    autojump_clock: MockClock,
+) -> None:
+    async with rig() as it:
+        with pytest.raises(BillingRefused) as refused:
+            await it.reserve(amount=1 << 53)
+        assert (refused.value.status, refused.value.reason) == (402, "insufficient_balance")
+        assert (it.vault.sent("reserve"), it.bank.open_holds()[0]) == ([], 0)
+        await it.reserve(amount=1)
+
+
+async def test_internal_token_is_not_shown_when_the_client_is(autojump_clock: MockClock) -> None:
+    async with rig() as it:
+        assert INTERNAL not in repr(it.client)
+
+
 async def test_settlement_without_a_hold_is_refused_and_not_taken_for_done(autojump_clock: MockClock) -> None:
     async with rig() as it:
         with pytest.raises(BillingRefused) as refused:

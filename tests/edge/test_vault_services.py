@@ -273,3 +273,12 @@ async def test_reservation_says_whose_it_is_and_how_long_it_is_kept(start: Any, 
 def _resolve(path: Path) -> int:
     with Store.open(path / "vault.db", durability="process") as store:
         return resolve_orphans(store)
+
+
+async def test_what_no_name_can_be_is_nobodys_when_a_core_sends_it(start: Any, tmp_path: Path) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        body = {"agent_token": "\ud800", "amount_msats": 5, "correlation_id": "c", "model": "m"}
+        assert (await vault.internal("POST", "/internal/reserve", body)).status == 401
+        assert (await vault.settle("tx_\ud800", 5)).status == 404
+        assert (await vault.release("tx_\ud800")).status == 404

@@ -847,6 +847,7 @@ async def test_closes_the_answer_when_cancelled_while_closing(make_config: MakeC
         (None, "nan", None),
         (None, "Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
         (None, "Thu, 99 Foo 1970", None),
+        (None, "Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         (None, "9" * 400, None),
     ],
 )

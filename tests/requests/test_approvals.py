@@ -404,6 +404,40 @@ async def test_nothing_is_held_or_spent_unseen_when_the_actor_is_stopped_at_any_
     assert outcomes["ok"] >= 1
 
 
+async def approved(world: World) -> str:
+    await limit(world, **LIMITS)
+    body = await put_off(world)
+    await decide(world)
+    return str(body["id"])
+
+
+async def not_limited(world: World) -> None:
+    await limit(world, max_transaction_msat=1_000_000, daily_limit_msat=1_000_000)
+
+
+@pytest.mark.parametrize("scene", [approved, not_limited])
+async def test_a_request_is_charged_when_others_come_for_what_it_holds_and_leave_at_any_step(
+    world: World, office: Any, scene: Any
+) -> None:
+    goes_on = trio.Event()
+    world.provider("a", streams(piece("one"), goes_on, DONE))
+    first, client = asking(world, stream=True, approval_id=await scene(world)), Client()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.chat, first, client)
+        await world.until(lambda: bool(client.events))
+        for step in range(LAST_STEP):
+            other = asking(world, approval_id=first.approval_id or first.request_id)
+            with trio.CancelScope() as scope, At(step, scope.cancel) as instrument, trio.fail_after(15):
+                await world.requests.answer(other, Client())
+            if not instrument.acted:
+                break
+        else:
+            pytest.fail("it takes more steps than expected")
+        goes_on.set()
+    assert client.events[-1] == "[DONE]"
+    await world.check_closed(spent=CHEAP.cost_msat(10, 1))
+
+
 async def begin(world: World, scene: Any) -> ModelRequest:
     world.transports["a"].answers = [says("x", usage(10, 20))]
     if scene is streaming:

@@ -466,3 +466,11 @@ async def test_a_provider_that_claims_more_than_is_possible_is_paid_for_what_is_
     if lied:
         assert "claimed" in receipt["error"]
     await world.check_closed(spent=receipt["cost_msat"])
+
+
+async def test_an_answer_is_charged_when_its_provider_takes_a_limit_of_0_for_none(world: World) -> None:
+    world.provider("a", says("hi", usage(10, 500)))
+    answer = await world.chat(world.request(max_tokens=0))
+    assert answer is not None
+    assert answer.status == 200
+    await world.check_closed(spent=CHEAP.cost_msat(10, 500))

@@ -57,7 +57,7 @@ def test_prompt_tokens_are_estimated_and_bounded_when_a_call_has(
         ({"max_tokens": 50}, 50, 50),
         ({"max_tokens": 50, "n": 2}, 100, 100),
         ({"max_tokens": 300}, 256, 300),
-        ({"max_tokens": 0}, 0, 0),
+        ({"max_tokens": 0}, 0, 4_096),
     ],
 )
 def test_completion_tokens_are_estimated_and_bounded_when_a_call_has(

@@ -64,6 +64,21 @@ def test_a_line_is_for_people_when_the_format_is_console(start: Start) -> None:
     assert "{" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_no_variables_are_told_when_an_exception_is_logged(start: Start, format: str) -> None:
+    def authenticate(token: str) -> None:
+        raise ValueError("of this kind")
+
+    logs, stream = start(format=format)
+    try:
+        authenticate("vtk_" + "0" * 26)
+    except ValueError:
+        logging.getLogger("arbstr.x").exception("it failed")
+    logs.stop()
+    assert "of this kind" in stream.getvalue()
+    assert "0" * 26 not in stream.getvalue()
+
+
 def test_an_exception_is_in_the_line_when_it_is_logged(start: Start) -> None:
     logs, stream = start()
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,17 @@ async def test_a_key_is_paid_once_when_it_is_asked_for_again() -> None:
     first = await simulated.pay(ORDER)
     assert await simulated.pay(PaymentOrder("k", 5_000, 100, "elsewhere")) == first
     assert simulated.book.paid == ["k"]
+
+
+async def test_the_oldest_orders_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arbstr.wallets._simulated.MAX_REMEMBERED", 3)
+    simulated = SimulatedWallet()
+    for number in range(20):
+        await simulated.pay(evolve(ORDER, key=f"k{number}"))
+        assert (await simulated.lookup(f"k{number}")).state is W.SUCCEEDED
+    assert list(simulated.book.entries) == ["k17", "k18", "k19"]
+    assert len(simulated.book.paid) <= 6
+    assert simulated.book.paid[-1] == "k19"
 
 
 async def test_a_key_is_never_paid_when_it_was_looked_up_before() -> None:

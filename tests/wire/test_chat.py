@@ -56,13 +56,13 @@ def test_unknown_members_pass_unread_when_they_have_any_type() -> None:
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 6}, 6),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
-        ({"max_tokens": 5, "max_completion_tokens": 0}, 0),
+        ({"max_tokens": 5, "max_completion_tokens": 0}, 5),
         ({"max_tokens": 5, "max_completion_tokens": None}, 5),
         ({"max_tokens": 0}, 0),
         ({"max_tokens": MAX_TOKEN_COUNT}, MAX_TOKEN_COUNT),
     ],
 )
-def test_the_newer_limit_wins_when_both_are_given(members: dict[str, Any], limit: int) -> None:
+def test_the_larger_limit_counts_when_both_are_given(members: dict[str, Any], limit: int) -> None:
     assert parse_chat(body_of(**members)).max_tokens == limit
 
 
@@ -264,6 +264,49 @@ def test_the_status_is_422_when_a_required_member_is_missing(body: bytes, param:
 def test_the_status_is_422_when_a_member_that_is_read_is_given_twice(body: bytes, param: str) -> None:
     error = refusal(body)
     assert (error.status, error.param, error.reason) == (422, param, "duplicate_field")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Model", "model"),
+        ("MAX_TOKENS", "max_tokens"),
+        ("N", "n"),
+        ("\u017ftream", "stream"),
+        ("max_to\u212aens", "max_tokens"),
+        ("Tools", "tools"),
+    ],
+)
+def test_the_status_is_422_when_some_readers_would_take_a_member_for_one_that_is_read(name: str, meant: str) -> None:
+    error = refusal(body_of(**{name: None}))
+    assert (error.status, error.param, error.reason) == (422, meant, "invalid_value")
+
+
+def test_the_name_of_a_model_is_refused_when_it_is_longer_than_any() -> None:
+    assert parse_chat(body_of(model="x" * 200)).model == "x" * 200
+    error = refusal(body_of(model="x" * 201))
+    assert (error.status, error.param) == (422, "model")
+    assert len(error.message) < 200
+
+
+@pytest.mark.parametrize("name", ["a\x1b]0;title", "a\nb", "a\x00", "a\u009b1m", "a\ud800"])
+def test_the_name_of_a_model_is_refused_when_a_terminal_would_obey_it(name: str) -> None:
+    error = refusal(body_of(model=name))
+    assert (error.status, error.param) == (422, "model")
+    assert error.message.isprintable()
+
+
+def test_unknown_members_pass_when_they_have_capitals() -> None:
+    body = body_of(Seed=1, X=2, userId=3)
+    assert parse_chat(body).upstream_body() is body
+
+
+@pytest.mark.parametrize("name", ["Text", "TEXT", "Type", "t\u00fdpe"])
+def test_a_part_counts_with_its_json_when_some_readers_would_read_another_text(name: str) -> None:
+    long = "x" * 1_000
+    call = call_of({"role": "user", "content": [{"type": "text", "text": "a", name: long}]})
+    assert (call.messages_text_bytes > 1_000) is (name.casefold() in ("text", "type"))
+    assert call.last_user_text == "a"
 
 
 def test_unknown_members_pass_when_they_are_given_twice() -> None:

@@ -167,6 +167,12 @@ def test_a_member_that_is_read_is_refused_when_it_is_given_twice(parse: Parse, n
     assert (error.status, error.param, error.reason) == (422, name, "duplicate_field")
 
 
+@BOTH
+def test_a_member_that_is_read_is_refused_when_it_is_written_with_capitals(parse: Parse, name: str) -> None:
+    error = refusal(parse, f'{{"model":"m","{name}":"a","{name.title()}":"b"}}'.encode())
+    assert (error.status, error.param) == (422, name)
+
+
 # What the provider gets
 
 
@@ -232,7 +238,7 @@ NAMES = st.text(min_size=1)
 
 @EVERY
 @given(
-    others=st.dictionaries(st.text().filter(lambda key: key not in KNOWN), JSON, max_size=5),
+    others=st.dictionaries(st.text().filter(lambda key: key.casefold() not in KNOWN), JSON, max_size=5),
     name=NAMES,
     place=st.integers(0, 5),
     stream=st.booleans(),
