@@ -530,7 +530,8 @@ class AnotherCore:
                 await post.send(self.extend, lambda p: self._extend(world, p, asked))
             await trio.sleep(self.holds_s)
             await post.send(self.end, lambda p: self._end(world, p, asked, self.charge_msat))
-            await say(world, lambda p: self._end(world, p, asked, self.charge_msat + 1))
+            other = evolve(self, releases=False)
+            await say(world, lambda p: other._end(world, p, asked, self.charge_msat + 1))
 
     async def _reserve(self, world: World, process: Process, asked: Asked, name: str) -> object:
         assert asked.token is not None
