@@ -254,8 +254,8 @@ class AgentAccountActor(TrioActor):
             raise _used(message.key)
         before, now = books.account, time.time_ns()
         budget_id = message.budget_id
-        if message.owed:
-            move = rules.owe(before, message.amount_msat)
+        if message.owed_msat is not None:
+            move = rules.owe(before, message.amount_msat, message.owed_msat)
             budget_id = budget_id if budget_id in books.budgets else None  # one that has ended counts no more
         else:
             self._check_request(message, now)
@@ -270,6 +270,7 @@ class AgentAccountActor(TrioActor):
             provider=message.provider,
             created_ns=now,
             lease_ns=self._lease_until(message, now),
+            evidence_msat=message.owed_msat or 0,
             correlation_id=message.correlation_id,
             budget_id=budget_id,
         )

@@ -41,8 +41,9 @@ class Reserve:
     lease_s: float | None = None
     """Kept so long without a sign of life; None: as long as the account is told for all."""
     approval_id: str | None = None
-    owed: bool = False
-    """For what has been used already: no policy, limit or budget is asked, and the amount must be 0."""
+    owed_msat: int | None = None
+    """What has been used already and is to be charged: no policy, limit or budget is asked, and the amount must be 0.
+    It is the evidence from the beginning: whatever becomes of the asker, it is charged when the lease runs out."""
 
 
 @frozen

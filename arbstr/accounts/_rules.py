@@ -89,11 +89,20 @@ def reserve(account: AccountRow, amount_msat: int) -> Move:
     return _moved(account, available=-amount_msat, held=amount_msat)
 
 
-def owe(account: AccountRow, amount_msat: int) -> Move:
-    """A hold of nothing, for what has been used already; it can be made whatever the balance. Raises ValueError."""
+def owe(account: AccountRow, amount_msat: int, owed_msat: int) -> Move:
+    """A hold of nothing, for ``owed_msat`` that have been used already; it can be made whatever the balance.
+
+    Raises ValueError when something is to be set aside, or the charge could not be made afterwards.
+    """
     if amount_msat:
         raise ValueError(f"nothing can be set aside for what has been used already, got {amount_msat} msat")
+    _check_charge(owed_msat)
     return _moved(account)
+
+
+def _check_charge(charge_msat: int) -> None:
+    if not 0 <= charge_msat <= MAX_MSAT:
+        raise ValueError(f"a charge must be between 0 and {MAX_MSAT} msat, got {charge_msat} msat")
 
 
 def settle(account: AccountRow, held_msat: int, charge_msat: int) -> Move:
@@ -102,8 +111,7 @@ def settle(account: AccountRow, held_msat: int, charge_msat: int) -> Move:
     A charge above the hold takes the rest from ``available``; what is not there becomes debt (M4). A charge of 0 is a
     release. Raises ValueError for a charge that is negative or absurd.
     """
-    if not 0 <= charge_msat <= MAX_MSAT:
-        raise ValueError(f"a charge must be between 0 and {MAX_MSAT} msat, got {charge_msat} msat")
+    _check_charge(charge_msat)
     from_hold = min(charge_msat, held_msat)
     above = charge_msat - from_hold
     from_available = min(above, account.available_msat)

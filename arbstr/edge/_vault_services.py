@@ -241,6 +241,11 @@ class AccountsVault:
             if error.reason != "ended_otherwise" or hold.state is not HoldState.OPEN:
                 raise
             return await self._settle_overtaken(reservation_id, actual_msat, usage, error)
+        if not actual_msat and hold.state is HoldState.OPEN:
+            # That is also what the account says when the hold was given back before.
+            hold = await self._reservation(reservation_id)
+            if hold.state is HoldState.RELEASED:
+                return await self._settle_late(hold, actual_msat, usage)
         return Settled(hold.amount_msat, ended.charged_msat, ended.available_msat, ended.debt_msat)
 
     async def _settle_overtaken(
@@ -257,37 +262,54 @@ class AccountsVault:
     async def _settle_late(self, hold: HoldRow, actual_msat: int, usage: Usage) -> Settled:
         """A core that could not reach us has used what we gave back in the meantime: it is charged all the same.
 
-        A hold ends once (M3), so this is another one, made for nothing and charged at once. What its core has released
-        itself is a conflict.
+        What its core has released itself is a conflict.
         """
-        found = await self.store.read(lambda db: find_receipt(db, hold.key, hold.agent_id))
-        if found is None or found.receipt.outcome != "crashed":
+        if not await self._lost_its_lease(hold):
             raise _ended(hold, "released")
-        key = derived_hold_id("late", hold.agent_id, hold.key)
-        owed = Reserve(
-            key,
-            0,
-            hold.model,
-            usage.provider,
-            hold.correlation_id,
-            budget_id=hold.budget_id,
-            lease_s=self.reservation_lease_s,
-            owed=True,
-        )
-        try:
-            await self.accounts.ask(hold.agent_id, owed)
-        except BillingRefused as error:
-            if error.reason != "key_used":  # it has been settled late before: this is a repeat
-                raise
+        key = await self._hold_late(hold, actual_msat, usage.provider)
         receipt = evolve(_receipt(hold, usage, actual_msat), request_id=key, error=f"settled late: {hold.key}")
         ended: Ended = await self.accounts.ask(hold.agent_id, Settle(key, actual_msat, receipt))
         return Settled(actual_msat, ended.charged_msat, ended.available_msat, ended.debt_msat)
+
+    async def _lost_its_lease(self, hold: HoldRow) -> bool:
+        """Whether it was we who ended it; the last word on it is then its core's."""
+        found = await self.store.read(lambda db: find_receipt(db, hold.key, hold.agent_id))
+        return found is not None and found.receipt.outcome == "crashed"
+
+    async def _hold_late(self, hold: HoldRow, owed_msat: int, provider: str) -> str:
+        """The key of a hold for the end of one whose lease has run out.
+
+        A hold ends once (M3), so this is another one, for nothing. Whoever comes first says how it ends: all that come
+        later are repeats or conflicts, also when we die before it has ended and its lease runs out in turn.
+        """
+        key = derived_hold_id("late", hold.agent_id, hold.key)
+        message = Reserve(
+            key,
+            0,
+            hold.model,
+            provider,
+            hold.correlation_id,
+            budget_id=hold.budget_id,
+            lease_s=self.reservation_lease_s,
+            owed_msat=owed_msat,
+        )
+        try:
+            await self.accounts.ask(hold.agent_id, message)
+        except BillingRefused as error:
+            if error.reason != "key_used":  # it has ended before
+                raise
+        return key
 
     async def release(self, reservation_id: str, reason: str) -> None:
         hold = await self._reservation(reservation_id)
         if hold.state is HoldState.SETTLED:
             raise _ended(hold, "settled")
-        await self.accounts.ask(hold.agent_id, Release(hold.key, reason or "released by its core", None))
+        reason = reason or "released by its core"
+        await self.accounts.ask(hold.agent_id, Release(hold.key, reason, None))
+        given_back = hold.state is HoldState.RELEASED or hold.lease_ns <= self.now_ns()
+        if given_back and await self._lost_its_lease(hold):
+            key = await self._hold_late(hold, 0, hold.provider)
+            await self.accounts.ask(hold.agent_id, Release(key, f"{reason}; late: {hold.key}", None))
 
     async def _reservation(self, reservation_id: str) -> HoldRow:
         """What ``reserve`` made, open or ended, and nothing else that holds money. Raises NotFound."""

@@ -502,6 +502,10 @@ def draw_disk(dice: random.Random, setting: Setting) -> Event:
     )
 
 
+BACK_S = 3_000
+"""No further does the wall clock jump back at once: a retry that is due by it waits for so long."""
+
+
 @frozen
 class ClockJumps:
     at_s: float
@@ -515,7 +519,7 @@ class ClockJumps:
 
 
 def draw_jump(dice: random.Random, setting: Setting) -> Event:
-    return ClockJumps(moment(dice), dice.choice((-3_000, -60, -7, 7, 300, 86_400)))
+    return ClockJumps(moment(dice), dice.choice((-BACK_S, -60, -7, 7, 300, 86_400)))
 
 
 # The configuration

@@ -178,7 +178,7 @@ def m6_what_is_told_is_on_disk(scene: Scene, asked: Asked) -> Wrong:
     promised = scene.facts.promised_ends.get(asked.key)
     if promised is not None:
         hold = scene.books.holds.get(scene.books.hold_ids.get(asked.hold_key, ""))
-        if promised and hold is not None and hold.state is HoldState.RELEASED and asked.late is not None:
+        if hold is not None and hold.state is HoldState.RELEASED and asked.late is not None:
             hold = scene.books.holds.get(scene.books.hold_ids.get(asked.late.key, ""), hold)
         if hold is None or hold.state is HoldState.OPEN or hold.charged_msat != promised:
             yield f"M6: the end of {asked.key} with {promised} msat was acknowledged, and on disk it is {hold}"

@@ -25,7 +25,7 @@ from arbstr.accounts import (
 from arbstr.edge import PayWish, Settled, Usage
 from arbstr.errors import ArbstrError
 from arbstr.sim._core import Core, CoreRequest, Fate
-from arbstr.sim._events import NS, SPAN_S, Event, Setting, moment
+from arbstr.sim._events import BACK_S, NS, SPAN_S, Event, Setting, moment
 from arbstr.sim._facts import Asked, Token, Wish
 from arbstr.sim._invoices import write_invoice
 from arbstr.sim._scripts import WalletScript, draw_wallet_script
@@ -197,8 +197,9 @@ class HumansDecide:
         if self.first is not None:
             action = "AGENT_FROZEN" if isinstance(self.first, Freeze) else "POLICY_UPDATED"
             await _operate(world, approval.agent_id, self.first, action)
-        if self.clock_jumps:
-            world.clock_jumps(approval.expires_ns - world.machine.wall_ns())
+        left_ns = approval.expires_ns - world.machine.wall_ns()
+        if self.clock_jumps and left_ns >= -BACK_S * NS:
+            world.clock_jumps(left_ns)
         async with trio.open_nursery() as nursery:
             for place, decider in enumerate(self.deciders):
                 nursery.start_soon(self._decide, world, approval, f"human {number}.{place}", decider)
@@ -530,7 +531,8 @@ class AnotherCore:
                 await post.send(self.extend, lambda p: self._extend(world, p, asked))
             await trio.sleep(self.holds_s)
             await post.send(self.end, lambda p: self._end(world, p, asked, self.charge_msat))
-            await say(world, lambda p: self._end(world, p, asked, self.charge_msat + 1))
+            other = evolve(self, releases=False)
+            await say(world, lambda p: other._end(world, p, asked, self.charge_msat + 1))
 
     async def _reserve(self, world: World, process: Process, asked: Asked, name: str) -> object:
         assert asked.token is not None

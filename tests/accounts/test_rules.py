@@ -127,3 +127,9 @@ def test_a_charge_is_refused_when_it_is_absurd(charge: int) -> None:
 def test_a_hold_is_refused_when_it_is_negative() -> None:
     with pytest.raises(ValueError, match="negative"):
         rules.reserve(START, -1)
+
+
+@pytest.mark.parametrize(("amount", "owed"), [(1, 5), (0, -1), (0, rules.MAX_MSAT + 1)])
+def test_what_is_owed_is_refused_when_it_could_not_be_charged_afterwards(amount: int, owed: int) -> None:
+    with pytest.raises(ValueError, match="got"):
+        rules.owe(AccountRow("a"), amount, owed)

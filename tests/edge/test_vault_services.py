@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import trio
 
-from arbstr.accounts import Holder, resolve_orphans
+from arbstr.accounts import Accounts, Holder, Settle, resolve_orphans
 from arbstr.edge import AccountsVault
 from arbstr.edge._vault_interface import PayWish
 from arbstr.errors import BillingRefused, LedgerUnavailable, RateLimited
 from arbstr.secrets import Secret
 from arbstr.store import (
     FindHold,
+    HoldRow,
     HoldState,
     PaymentRow,
     PaymentState,
@@ -239,17 +240,73 @@ async def test_what_was_used_is_charged_when_the_lease_runs_out_while_the_settle
         reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
         seen = await vault.store.read(lambda db: read_hold(db, key=reservation))
     await trio.to_thread.run_sync(_resolve, tmp_path)
-    looked, found = [seen], AccountsVault._reservation
-
-    async def look(self: AccountsVault, reservation_id: str) -> Any:
-        return looked.pop() if looked else await found(self, reservation_id)
-
-    monkeypatch.setattr(AccountsVault, "_reservation", look)
+    _look_first_at(monkeypatch, seen)
     async with open_vault(start, tmp_path) as serve:
         vault = await serve()
         bot = vault.with_token(bot.id, bot.token)
         assert (await vault.settle(reservation, 4_000)).status == 200
         assert await bot.balance() == 96_000
+
+
+@pytest.mark.parametrize("releases", [False, True])
+async def test_end_without_a_charge_is_the_end_when_the_lease_runs_out_while_it_is_decided(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool
+) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+        seen = await vault.store.read(lambda db: read_hold(db, key=reservation))
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    _look_first_at(monkeypatch, seen)
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = vault.with_token(bot.id, bot.token)
+        ended = await (vault.release(reservation) if releases else vault.settle(reservation, 0))
+        other = await vault.settle(reservation, 1)
+        again = await (vault.release(reservation) if releases else vault.settle(reservation, 0))
+        assert (ended.status, other.status, again.status) == (200, 409, 200)
+        assert await bot.balance() == 100_000
+    assert Store.check(tmp_path / "vault.db").problems == ()
+
+
+async def test_release_is_a_conflict_when_the_reservation_was_settled_after_its_lease(
+    start: Any, tmp_path: Path
+) -> None:
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        assert (await vault.settle(reservation, 4_000)).status == 200
+        assert (await vault.release(reservation)).status == 409
+
+
+async def test_late_charge_is_made_once_when_the_vault_dies_in_the_middle_of_it(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it had made for the charge has lost its lease before the core comes back."""
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve(lease_s=0.0)
+        bot = await vault.agent(100_000)
+        reservation = (await vault.reserve(bot, 10_000, "c")).body["reservation_id"]
+    await trio.to_thread.run_sync(_resolve, tmp_path)
+    with monkeypatch.context() as dying:
+        dying.setattr(Accounts, "ask", _dead_at_a_settlement(Accounts.ask))
+        async with open_vault(start, tmp_path) as serve:
+            vault = await serve(lease_s=0.0)
+            assert (await vault.settle(reservation, 4_000)).status == 503
+    assert await trio.to_thread.run_sync(_resolve, tmp_path) == 1
+    async with open_vault(start, tmp_path) as serve:
+        vault = await serve()
+        bot = vault.with_token(bot.id, bot.token)
+        for _ in range(2):
+            assert (await vault.settle(reservation, 4_000)).body["actual_msats"] == 4_000
+        assert (await vault.settle(reservation, 4_001)).reason == "ended_otherwise"
+        assert await bot.balance() == 96_000
+    assert Store.check(tmp_path / "vault.db").problems == ()
 
 
 async def test_settlement_is_a_conflict_when_its_core_has_released_the_reservation(start: Any, tmp_path: Path) -> None:
@@ -268,6 +325,25 @@ async def test_reservation_says_whose_it_is_and_how_long_it_is_kept(start: Any, 
         bot = await vault.agent(100_000)
         made = (await vault.reserve(bot, 10_000, "c")).body
     assert (made["agent_id"], made["lease_s"]) == (bot.id, 77.0)
+
+
+def _look_first_at(monkeypatch: pytest.MonkeyPatch, seen: HoldRow | None) -> None:
+    """Have the vault find this once, and after that what is there."""
+    looked, found = [seen], AccountsVault._reservation
+
+    async def look(self: AccountsVault, reservation_id: str) -> Any:
+        return looked.pop() if looked else await found(self, reservation_id)
+
+    monkeypatch.setattr(AccountsVault, "_reservation", look)
+
+
+def _dead_at_a_settlement(ask: Any) -> Any:
+    async def die(self: Accounts, agent_id: str, message: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(message, Settle):
+            raise LedgerUnavailable("it dies before this is decided", retry_after_s=1)
+        return await ask(self, agent_id, message, *args, **options)
+
+    return die
 
 
 def _resolve(path: Path) -> int:
