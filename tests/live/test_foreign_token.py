@@ -108,6 +108,7 @@ def furnished(program: Program, operator: httpx.Client) -> Victim:
     ids = {
         "agent": made["agent_id"],
         "approval": question["id"],
+        "approval_id": question["id"],
         "tx_id": paid["transaction_id"],
         "token_id": named["token_id"],
         "budget_id": budget["budget_id"],
