@@ -129,7 +129,7 @@ class Ask:
             at_s=trio.current_time(),
             process=process.number,
             stream=self.stream,
-            limit=self.max_tokens,
+            limit=self.max_tokens or None,  # 0 is taken for none
         )
         world.ask(asked, self.scripts)
         client = Client(world, process, asked, self.reads_s, self.leaves_after)
