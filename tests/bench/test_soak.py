@@ -69,6 +69,7 @@ def test_money_is_found_when_the_books_are_wrong() -> None:
 @pytest.mark.live
 async def test_everything_returns_to_where_it_was_when_the_load_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak, "PAUSE_S", 0.4)
+    monkeypatch.setattr(soak, "SAMPLE_S", 0.02)  # the load takes less than half a second
     monkeypatch.setattr(soak, "WARM_UP", 100)
     monkeypatch.setattr(soak, "MOST_GROWTH", 10.0)  # so little load is all warming up
 
