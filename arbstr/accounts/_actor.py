@@ -40,7 +40,7 @@ from arbstr.accounts._messages import (
     Sweep,
 )
 from arbstr.accounts._now import deposit_change
-from arbstr.accounts._recovery import resolve_lost_hold
+from arbstr.accounts._recovery import is_remote, resolve_lost_hold
 from arbstr.errors import (
     ArbstrError,
     BillingRefused,
@@ -561,8 +561,8 @@ class AgentAccountActor(TrioActor):
         now = time.time_ns()
 
         def is_lost(hold: OpenHold) -> bool:
-            if hold.owner is None and trio.current_time() < self._owners_known_at:
-                return False
+            if hold.owner is None and not is_remote(hold.row) and trio.current_time() < self._owners_known_at:
+                return False  # another core's has no owner at any time
             return hold.row.lease_ns <= now and (hold.owner is None or not hold.owner.is_alive())
 
         if self._resolve_lost("its lease ran out and its request is gone", is_lost) and self._is_idle(self.books):
