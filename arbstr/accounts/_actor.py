@@ -40,7 +40,7 @@ from arbstr.accounts._messages import (
     Sweep,
 )
 from arbstr.accounts._now import deposit_change
-from arbstr.accounts._recovery import resolve_lost_hold
+from arbstr.accounts._recovery import is_remote, resolve_lost_hold
 from arbstr.errors import (
     ArbstrError,
     BillingRefused,
@@ -139,6 +139,7 @@ class AgentAccountActor(TrioActor):
         self._books: Books | None = None  # None: must be read from disk before the next decision
         self._owners: dict[str, Owner] = {}
         self._claimed_by: dict[str, str] = {}  # key of a hold -> the request that has taken it by its approval
+        self._owners_known_at = 0.0  # on Trio's clock
         self._ended: OrderedDict[str, _EndedHold] = OrderedDict()
         self._parked: deque[Job] = deque()
         self._in_flight = 0
@@ -573,6 +574,8 @@ class AgentAccountActor(TrioActor):
         now = time.time_ns()
 
         def is_lost(hold: OpenHold) -> bool:
+            if hold.owner is None and not is_remote(hold.row) and trio.current_time() < self._owners_known_at:
+                return False  # another core's has no owner at any time
             return hold.row.lease_ns <= now and (hold.owner is None or not hold.owner.is_alive())
 
         if self._resolve_lost("its lease ran out and its request is gone", is_lost) and self._is_idle(self.books):
@@ -768,9 +771,11 @@ class AgentAccountActor(TrioActor):
     def _with_owners(self, found: LoadedAccount) -> Books:
         rows = found.open_holds
         if self._never_read:
-            # An actor died before us. Who owned these is not known; whoever lives will renew within a lease.
+            # An actor died before us. Who owned these is not known; whoever lives will renew within a lease, which is
+            # not measured by the wall clock: that may jump.
             lease_ns = time.time_ns() + self.lease_ns
             rows = tuple([evolve(row, lease_ns=max(row.lease_ns, lease_ns)) for row in rows])
+            self._owners_known_at = trio.current_time() + self.lease_ns / NS
             self._never_read = False
         books = Books.load(evolve(found, open_holds=rows))
         for key, hold in books.holds.items():

@@ -199,7 +199,8 @@ class AccountPurse:
 
     def renew(self, evidence_msat: int) -> None:
         if self._hold is _Hold.OPEN:
-            self._tell(Renew(self._key, evidence_msat))
+            # Whose it is: an account that has failed since has forgotten it.
+            self._tell(Renew(self._key, evidence_msat, owner=self._owner))
 
     async def end(self, charge_msat: int, receipt: ReceiptRow, *, delivered: bool) -> bool:
         if self._hold is _Hold.NONE:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from arbstr.accounts import Deposit, Sweep
+from arbstr.accounts import Balance, Deposit, Renew, Sweep
 from arbstr.store import StoreUnavailable
 from tests.requests.rig import (
     CHEAP,
@@ -364,6 +364,32 @@ async def test_a_living_request_keeps_its_hold_when_the_lease_has_run_out(
         with monkeypatch.context() as patch:
             patch.setattr(time, "time_ns", lambda: late)
             assert world.accounts is not None
+            world.accounts.ref(world.agent.agent_id).tell(Sweep())
+            await trio.testing.wait_all_tasks_blocked()
+        assert [hold["state"] for hold in world.holds()] == ["open"]
+        go.set()
+    await world.check_closed(spent=CHEAP.cost_msat(10, 2))
+
+
+async def test_a_living_request_keeps_its_hold_when_its_account_has_failed_and_the_clock_jumps(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    go = trio.Event()
+    world.provider("a", streams(*PIECES, go, DONE))
+    client = Client()
+    assert world.accounts is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.stream, client)
+        await world.until(lambda: len(client.writes) == 3)
+        failed = world.accounts.ref(world.agent.agent_id)
+        failed.tell(Renew(world.holds()[0]["key"], "not a number"))  # type: ignore[arg-type]  # a defect
+        await world.until(lambda: not failed.is_alive())
+        await world.accounts.ref(world.agent.agent_id).request(Balance())
+        late = time.time_ns() + 10**15
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda: late)
             world.accounts.ref(world.agent.agent_id).tell(Sweep())
             await trio.testing.wait_all_tasks_blocked()
         assert [hold["state"] for hold in world.holds()] == ["open"]

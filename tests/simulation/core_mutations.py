@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arbstr.accounts import RemoteBank, Settlements, VaultClient
+from arbstr.accounts import Release, RemoteBank, Settlements, VaultClient
 from arbstr.accounts import _settlements as settlements
 from arbstr.edge import AccountsVault
 from arbstr.edge import _vault_services as services
@@ -61,10 +61,21 @@ def leave_it_at_what_a_lease_has_ended(patch: Patch) -> None:
     patch.setattr(AccountsVault, "_settle_late", late)
 
 
+def take_a_release_after_the_lease_for_a_repeat(patch: Patch) -> None:
+    """Of our own: it leaves no trace, and what comes next is charged."""
+
+    async def release(self: Any, reservation_id: str, reason: str) -> None:
+        hold = await self._reservation(reservation_id)
+        await self.accounts.ask(hold.agent_id, Release(hold.key, reason, None))
+
+    patch.setattr(AccountsVault, "release", release)
+
+
 OF_TWO_PROCESSES: tuple[Mutation, ...] = (
     forget_what_is_owed_at_a_restart,
     tell_a_client_before_it_is_written,
     give_up_what_was_not_heard,
     reserve_by_another_key_each_time,
     leave_it_at_what_a_lease_has_ended,
+    take_a_release_after_the_lease_for_a_repeat,
 )

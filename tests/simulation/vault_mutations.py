@@ -13,6 +13,7 @@ from arbstr.accounts import (
     AgentAccountActor,
     Approvals,
     Payments,
+    TokenTable,
     Webhooks,
     _actor,
     _books,
@@ -322,8 +323,12 @@ def keep_a_revoked_token(patch: Patch) -> None:
 
 
 def keep_an_expired_token(patch: Patch) -> None:
-    original = Accounts._learn
-    patch.setattr(Accounts, "_learn", lambda self, row: original(self, evolve(row, expires_ns=None)))
+    original = TokenTable.change
+
+    def change(self: Any, learned: Any, forgotten: Any) -> None:
+        original(self, tuple([evolve(row, expires_ns=None) for row in learned]), forgotten)
+
+    patch.setattr(TokenTable, "change", change)
 
 
 def let_a_budgets_token_spend_everything(patch: Patch) -> None:
