@@ -352,7 +352,7 @@ async def test_budgets_that_have_ended_make_room_for_others(bank: Bank, monkeypa
 
 
 async def test_a_lost_hold_is_charged_to_its_budget_when_it_is_swept(
-    autojump_clock: MockClock, bank: Bank, now: list[int]
+    mock_clock: MockClock, bank: Bank, now: list[int]
 ) -> None:
     agent_id = (await bank.agent(1_000)).agent_id
     budget_id = (await mint(bank, agent_id, 300)).budget.budget_id
@@ -360,7 +360,7 @@ async def test_a_lost_hold_is_charged_to_its_budget_when_it_is_swept(
     bank.accounts.ref(agent_id).tell(Renew("a", 40))
     await bank.accounts.ask(agent_id, Balance())
     now[0] += DAY_NS
-    await trio.sleep(200)  # whoever owned it would have come forward by now
+    mock_clock.jump(200)  # whoever owned it would have come forward by now
     await bank.accounts.ask(agent_id, Sweep())
     assert [row.spent_msat for row in (await bank.view(agent_id)).budgets] == [40]
 
