@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from arbstr.accounts import (
     Balance,
@@ -351,18 +350,16 @@ async def test_budgets_that_have_ended_make_room_for_others(bank: Bank, monkeypa
     await mint(bank, agent_id, 10)
 
 
-async def test_a_lost_hold_is_charged_to_its_budget_when_it_is_swept(
-    mock_clock: MockClock, bank: Bank, now: list[int]
-) -> None:
-    agent_id = (await bank.agent(1_000)).agent_id
-    budget_id = (await mint(bank, agent_id, 300)).budget.budget_id
-    await bank.reserve(agent_id, "a", 100, budget_id=budget_id)
-    bank.accounts.ref(agent_id).tell(Renew("a", 40))
-    await bank.accounts.ask(agent_id, Balance())
-    now[0] += DAY_NS
-    mock_clock.jump(200)  # whoever owned it would have come forward by now
-    await bank.accounts.ask(agent_id, Sweep())
-    assert [row.spent_msat for row in (await bank.view(agent_id)).budgets] == [40]
+async def test_a_lost_hold_is_charged_to_its_budget_when_it_is_swept(now: list[int]) -> None:
+    async with open_bank("memory", Path(), hold_lease_s=0.0) as bank:  # owners need no time to come forward
+        agent_id = (await bank.agent(1_000)).agent_id
+        budget_id = (await mint(bank, agent_id, 300)).budget.budget_id
+        await bank.reserve(agent_id, "a", 100, budget_id=budget_id)
+        bank.accounts.ref(agent_id).tell(Renew("a", 40))
+        await bank.accounts.ask(agent_id, Balance())
+        now[0] += DAY_NS
+        await bank.accounts.ask(agent_id, Sweep())
+        assert [row.spent_msat for row in (await bank.view(agent_id)).budgets] == [40]
 
 
 async def test_lost_holds_are_charged_to_their_budgets_at_the_next_start() -> None:
