@@ -387,7 +387,7 @@ class AgentAccountActor(TrioActor):
                 amount_msat=message.to_msat,
                 state=HoldState.OPEN,
                 provider=message.provider,
-                lease_ns=self._lease_until(message, now),
+                lease_ns=max(row.lease_ns, self._lease_until(message, now)),
                 extensions=row.extensions + 1,
             ),
         )
@@ -560,7 +560,7 @@ class AgentAccountActor(TrioActor):
         if hold is None:
             return
         self._own(hold, message)
-        lease_ns = self._lease_until(message, time.time_ns())
+        lease_ns = max(hold.row.lease_ns, self._lease_until(message, time.time_ns()))  # the clock may have stepped back
         hold.row = evolve(hold.row, lease_ns=lease_ns, evidence_msat=max(hold.row.evidence_msat, message.evidence_msat))
         try:
             self.ledger.submit(HoldRenewal(hold.row.hold_id, lease_ns, message.evidence_msat), done)
