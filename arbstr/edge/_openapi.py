@@ -53,7 +53,7 @@ _TIME: Json = {"type": "string", "format": "date-time"}
 _TIER: Json = {"type": "string", "enum": ["local", "standard", "frontier"]}
 _TOKENS: Json = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_COUNT}
 _CHOICES: Json = {"type": "integer", "minimum": 1, "maximum": 128}
-_NAME: Json = {"type": "string", "minLength": 1}
+_NAME: Json = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[ -~]+$"}
 
 
 # What clients send

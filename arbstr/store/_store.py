@@ -40,8 +40,8 @@ Durability = Literal["full", "process"]
 
 MAX_NAME = 100
 READ_TIMEOUT_S = 10.0
-CACHE_KIB = 64 * 1024
-"""Of pages that the writer keeps: the inner ones of every index of tens of millions of rows."""
+CACHE_KIB = 8_192
+"""Of pages that the writer keeps: the inner ones of every index of millions of rows."""
 
 CHECKPOINT_PAGES = 4_000
 """Of 4 KiB in the log, before they are copied into the file. A page that many commits change is copied once."""
