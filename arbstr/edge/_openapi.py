@@ -58,6 +58,8 @@ _NAME: Json = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^
 
 # What clients send
 
+_MISSPELT: Json = {"not": {}}
+"""Refused: some providers' readers take it for the member in small letters."""
 _STREAMING: Json = {
     "stream": _or_null(_FLAG),
     "stream_options": _or_null(_object({}, {"include_usage": _or_null(_FLAG)})),
@@ -81,6 +83,7 @@ _REQUEST_SCHEMAS: Json = {
             "max_tokens": _or_null(_TOKENS),
             "max_completion_tokens": _or_null(_TOKENS),
             "n": _or_null(_CHOICES),
+            "N": _MISSPELT,
         },
         examples=[_HELLO],
     ),
@@ -93,6 +96,7 @@ _REQUEST_SCHEMAS: Json = {
             **_STREAMING,
             "max_tokens": _or_null(_TOKENS),
             "n": _or_null(_CHOICES),
+            "N": _MISSPELT,
             "best_of": _or_null(_CHOICES),
         },
         examples=[{"model": "gpt-4o-mini", "prompt": "once upon a time", "max_tokens": 16}],
